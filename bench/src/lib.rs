@@ -1,0 +1,1 @@
+//! Load generator for any S3 endpoint, workloads, reports and microbenchmarks.

@@ -1,0 +1,1 @@
+//! Topology, disk measurement, host checks and tuning.
