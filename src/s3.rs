@@ -1,4 +1,13 @@
 //! The S3 protocol, pure: requests become typed operations, results become XML. No I/O happens here.
 #![expect(dead_code, unreachable_pub, reason = "wired up by the service layer")]
 
+pub mod addressing;
+pub mod bucket_name;
+pub mod conditions;
 pub mod error;
+pub mod etag;
+pub mod object_key;
+pub mod percent;
+pub mod query;
+pub mod range;
+pub mod time;
