@@ -4,10 +4,13 @@
 pub mod addressing;
 pub mod bucket_name;
 pub mod conditions;
+pub mod copy_source;
 pub mod error;
 pub mod etag;
+pub mod metadata;
 pub mod object_key;
 pub mod percent;
 pub mod query;
 pub mod range;
 pub mod time;
+pub mod version_id;
