@@ -1,0 +1,129 @@
+//! Extents: the unit in which disk space is given out, sealed and freed.
+//!
+//! Addresses in the index are logical, an extent id and an offset in its columns; only the extent table knows on which
+//! disks an extent's columns lie. So repair, growth and replication never rewrite a record. An id is never used twice;
+//! the slots behind it are, each time under a new id.
+
+use std::rc::Rc;
+
+use basalt_reactor::File;
+use basalt_reactor::disk::BLOCK_LEN;
+
+/// Names one extent of one shard, for all time. Ids grow by one per allocation; 0 names none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExtentId(pub u64);
+
+/// What an extent holds; each class has an arena file of its own per shard and disk, with slots of one length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum ExtentClass {
+    /// Log batches, the same bytes on m+1 disks.
+    Log = 1,
+    /// Stripes, one column on each of k+m disks.
+    Data = 2,
+    /// A sorted table of the index, or a manifest, the same bytes on m+1 disks.
+    Table = 3,
+}
+
+/// Index of a disk among the members of its set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskIndex(pub u8);
+
+/// Where one column (or replica) of an extent lies: a slot in the class's arena file on one disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub disk: DiskIndex,
+    pub slot: u32,
+}
+
+/// An extent and its places: k+m columns in code order (data first) for [`ExtentClass::Data`], replicas otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub id: ExtentId,
+    pub class: ExtentClass,
+    pub columns: Vec<Column>,
+}
+
+/// What is fixed for a set when it is formatted. Lengths in bytes, multiples of [`BLOCK_LEN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Data columns of a stripe, 1..=20.
+    pub k: u8,
+    /// Parity columns of a stripe, k + m ≤ 20.
+    pub m: u8,
+    /// Bytes of one column in a full stripe.
+    pub strip_len: u32,
+    /// Slot lengths per class.
+    pub log_slot_len: u64,
+    pub data_slot_len: u64,
+    pub table_slot_len: u64,
+}
+
+impl Geometry {
+    /// Columns of a data extent.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        usize::from(self.k) + usize::from(self.m)
+    }
+
+    /// Copies of a log or table extent when every disk is present.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        usize::from(self.m) + 1
+    }
+
+    #[must_use]
+    pub fn slot_len(&self, class: ExtentClass) -> u64 {
+        match class {
+            ExtentClass::Log => self.log_slot_len,
+            ExtentClass::Data => self.data_slot_len,
+            ExtentClass::Table => self.table_slot_len,
+        }
+    }
+}
+
+/// The arena files of one shard, opened by one core: for each member disk one file per class. A disk that is absent
+/// has none.
+pub struct ArenaFiles {
+    geometry: Geometry,
+    /// Indexed by disk.
+    disks: Vec<Option<DiskFiles>>,
+}
+
+/// One disk's three arena files of a shard.
+pub struct DiskFiles {
+    pub log: File,
+    pub data: File,
+    pub table: File,
+}
+
+impl ArenaFiles {
+    #[must_use]
+    pub fn new(geometry: Geometry, disks: Vec<Option<DiskFiles>>) -> Rc<ArenaFiles> {
+        Rc::new(ArenaFiles { geometry, disks })
+    }
+
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The file that holds `column` of an extent of `class`, and the byte offset in it where the column starts;
+    /// `None` when the disk is absent.
+    #[must_use]
+    pub fn locate(&self, class: ExtentClass, column: Column) -> Option<(&File, u64)> {
+        let disk = self.disks.get(usize::from(column.disk.0))?.as_ref()?;
+        let file = match class {
+            ExtentClass::Log => &disk.log,
+            ExtentClass::Data => &disk.data,
+            ExtentClass::Table => &disk.table,
+        };
+        Some((file, u64::from(column.slot) * self.geometry.slot_len(class)))
+    }
+}
+
+/// `len` rounded up to whole blocks, in bytes.
+#[must_use]
+pub fn round_up_to_block(len: u64) -> u64 {
+    len.next_multiple_of(BLOCK_LEN as u64)
+}
