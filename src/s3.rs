@@ -14,3 +14,4 @@ pub mod query;
 pub mod range;
 pub mod time;
 pub mod version_id;
+pub mod xml;
