@@ -7,6 +7,7 @@ pub mod conditions;
 pub mod copy_source;
 pub mod error;
 pub mod etag;
+pub mod list;
 pub mod metadata;
 pub mod object_key;
 pub mod percent;
