@@ -2,6 +2,7 @@
 #![expect(dead_code, unreachable_pub, reason = "wired up by the service layer")]
 
 pub mod addressing;
+pub mod auth;
 pub mod bucket_name;
 pub mod conditions;
 pub mod copy_source;
