@@ -3,6 +3,7 @@
 
 pub mod addressing;
 pub mod auth;
+pub mod body;
 pub mod bucket_name;
 pub mod conditions;
 pub mod copy_source;
