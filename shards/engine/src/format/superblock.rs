@@ -1,0 +1,273 @@
+//! The superblock: who a disk is, which set it belongs to, and how the set is laid out.
+//!
+//! Two copies, A and B, in the file `superblock` of each disk. The copy with the higher sequence is the newest; a new
+//! one always overwrites the other, so the newest valid copy is never at risk.
+
+use super::codec::{DecodeError, Decoder, Encoder};
+use super::frame::{self, FrameError};
+use crate::extent::Geometry;
+
+/// Bytes reserved for one copy; A starts at 0, B here.
+pub const SUPERBLOCK_COPY_LEN: usize = 64 << 10;
+
+/// Slots the keyspace is hashed into.
+pub const HASH_SLOT_COUNT: usize = 4096;
+
+/// Disks one set may have.
+pub const MEMBER_COUNT_MAX: usize = 20;
+
+/// Shards one deployment may have.
+pub const SHARD_COUNT_MAX: usize = 1024;
+
+/// The erasure code of reed-solomon-simd 3 over GF(2^16).
+pub const CODE_REED_SOLOMON_SIMD: u8 = 1;
+
+/// SipHash-1-3 with 128 bits, keyed by the seed.
+pub const HASH_SIP13_128: u8 = 1;
+
+const MAGIC: [u8; 8] = *b"BSLTSUPR";
+const VERSION: u16 = 1;
+
+/// A disk is of use only once every member of its set was formatted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    Formatting = 1,
+    Ready = 2,
+}
+
+/// What kind of medium a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DiskClass {
+    Flash = 1,
+    Rotational = 2,
+}
+
+/// One disk of the set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub disk: [u8; 16],
+    pub class: DiskClass,
+    /// The newest epoch this disk was a member of.
+    pub epoch_last: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Counts writes of this disk's superblock.
+    pub sequence: u64,
+    pub state: State,
+    pub deployment: [u8; 16],
+    pub set: [u8; 16],
+    pub disk: [u8; 16],
+    /// This disk's place in `members`.
+    pub disk_index: u8,
+    pub code: u8,
+    pub geometry: Geometry,
+    pub hash: u8,
+    pub hash_seed: [u8; 16],
+    pub shard_count: u16,
+    /// Shard of each of the [`HASH_SLOT_COUNT`] slots.
+    pub slot_map: Vec<u16>,
+    pub epoch: u64,
+    pub members: Vec<Member>,
+}
+
+impl Superblock {
+    /// The framed copy, shorter than [`SUPERBLOCK_COPY_LEN`].
+    ///
+    /// # Panics
+    /// If the superblock is not well formed (counts beyond their maxima).
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        assert_eq!(self.slot_map.len(), HASH_SLOT_COUNT);
+        assert!(self.members.len() <= MEMBER_COUNT_MAX);
+        let mut out = Encoder::new();
+        out.u64(self.sequence);
+        out.u8(self.state as u8);
+        out.u8(self.disk_index);
+        out.u8(self.code);
+        out.u8(self.hash);
+        out.raw(&self.deployment);
+        out.raw(&self.set);
+        out.raw(&self.disk);
+        out.raw(&self.hash_seed);
+        out.u8(self.geometry.k);
+        out.u8(self.geometry.m);
+        out.u16(self.shard_count);
+        out.u32(self.geometry.strip_len);
+        out.u64(self.geometry.log_slot_len);
+        out.u64(self.geometry.data_slot_len);
+        out.u64(self.geometry.table_slot_len);
+        out.u64(self.epoch);
+        out.count(self.members.len());
+        for member in &self.members {
+            out.raw(&member.disk);
+            out.u8(member.class as u8);
+            out.raw(&[0; 7]);
+            out.u64(member.epoch_last);
+        }
+        for &shard in &self.slot_map {
+            out.u16(shard);
+        }
+        let bytes = frame::seal(MAGIC, VERSION, &out.finish());
+        assert!(bytes.len() <= SUPERBLOCK_COPY_LEN);
+        bytes
+    }
+
+    /// Decodes one copy.
+    ///
+    /// # Errors
+    /// [`FrameError`]: empty, foreign, damaged or newer.
+    pub fn decode(bytes: &[u8]) -> Result<Superblock, FrameError> {
+        let (_, payload) = frame::open(MAGIC, VERSION, bytes)?;
+        Ok(Superblock::decode_payload(payload)?)
+    }
+
+    fn decode_payload(payload: &[u8]) -> Result<Superblock, DecodeError> {
+        let mut from = Decoder::new(payload);
+        let sequence = from.u64("sequence")?;
+        let state = match from.u8("state")? {
+            1 => State::Formatting,
+            2 => State::Ready,
+            got => return Err(DecodeError::Invalid { field: "state", got: got.into() }),
+        };
+        let disk_index = from.u8("disk index")?;
+        let code = from.u8("code")?;
+        if code != CODE_REED_SOLOMON_SIMD {
+            return Err(DecodeError::Invalid { field: "code", got: code.into() });
+        }
+        let hash = from.u8("hash")?;
+        if hash != HASH_SIP13_128 {
+            return Err(DecodeError::Invalid { field: "hash", got: hash.into() });
+        }
+        let deployment = from.array("deployment")?;
+        let set = from.array("set")?;
+        let disk = from.array("disk")?;
+        let hash_seed = from.array("hash seed")?;
+        let (k, m) = (from.u8("k")?, from.u8("m")?);
+        let shard_count = from.u16("shard count")?;
+        let geometry = Geometry {
+            k,
+            m,
+            strip_len: from.u32("strip length")?,
+            log_slot_len: from.u64("log slot length")?,
+            data_slot_len: from.u64("data slot length")?,
+            table_slot_len: from.u64("table slot length")?,
+        };
+        if k == 0 || geometry.columns() > MEMBER_COUNT_MAX {
+            return Err(DecodeError::Invalid { field: "k", got: k.into() });
+        }
+        for (field, len) in [
+            ("strip length", u64::from(geometry.strip_len)),
+            ("log slot length", geometry.log_slot_len),
+            ("data slot length", geometry.data_slot_len),
+            ("table slot length", geometry.table_slot_len),
+        ] {
+            if len == 0 || !len.is_multiple_of(4096) || len > 1 << 40 {
+                return Err(DecodeError::Invalid { field, got: len });
+            }
+        }
+        if shard_count == 0 || usize::from(shard_count) > SHARD_COUNT_MAX {
+            return Err(DecodeError::Invalid { field: "shard count", got: shard_count.into() });
+        }
+        let epoch = from.u64("epoch")?;
+        let member_count = from.count("members", MEMBER_COUNT_MAX)?;
+        if usize::from(disk_index) >= member_count {
+            return Err(DecodeError::Invalid { field: "disk index", got: disk_index.into() });
+        }
+        let mut members = Vec::with_capacity(member_count);
+        for _ in 0..member_count {
+            let disk = from.array("member disk")?;
+            let class = match from.u8("member class")? {
+                1 => DiskClass::Flash,
+                2 => DiskClass::Rotational,
+                got => return Err(DecodeError::Invalid { field: "member class", got: got.into() }),
+            };
+            from.raw("member reserved", 7)?;
+            members.push(Member { disk, class, epoch_last: from.u64("member epoch")? });
+        }
+        let mut slot_map = Vec::with_capacity(HASH_SLOT_COUNT);
+        for _ in 0..HASH_SLOT_COUNT {
+            let shard = from.u16("slot map")?;
+            if shard >= shard_count {
+                return Err(DecodeError::Invalid { field: "slot map", got: shard.into() });
+            }
+            slot_map.push(shard);
+        }
+        from.end()?;
+        Ok(Superblock {
+            sequence,
+            state,
+            deployment,
+            set,
+            disk,
+            disk_index,
+            code,
+            geometry,
+            hash,
+            hash_seed,
+            shard_count,
+            slot_map,
+            epoch,
+            members,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> Superblock {
+        Superblock {
+            sequence: 7,
+            state: State::Ready,
+            deployment: [1; 16],
+            set: [2; 16],
+            disk: [3; 16],
+            disk_index: 1,
+            code: CODE_REED_SOLOMON_SIMD,
+            geometry: Geometry {
+                k: 1,
+                m: 1,
+                strip_len: 65536,
+                log_slot_len: 4 << 20,
+                data_slot_len: 16 << 20,
+                table_slot_len: 4 << 20,
+            },
+            hash: HASH_SIP13_128,
+            hash_seed: [4; 16],
+            shard_count: 2,
+            slot_map: (0..HASH_SLOT_COUNT).map(|slot| (slot % 2) as u16).collect(),
+            epoch: 9,
+            members: vec![
+                Member { disk: [5; 16], class: DiskClass::Flash, epoch_last: 9 },
+                Member { disk: [3; 16], class: DiskClass::Rotational, epoch_last: 8 },
+            ],
+        }
+    }
+
+    #[test]
+    fn round_trips() {
+        let superblock = sample();
+        assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock));
+    }
+
+    #[test]
+    fn hostile_payloads_are_refused_without_panic() {
+        let bytes = sample().encode();
+        let (_, payload) = frame::open(MAGIC, VERSION, &bytes).expect("own frame");
+        for len in 0..256 {
+            assert!(Superblock::decode_payload(&payload[..len]).is_err());
+        }
+        for at in 0..200 {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut hostile = payload.to_vec();
+                hostile[at] = value;
+                let _ = Superblock::decode_payload(&hostile);
+            }
+        }
+    }
+}
