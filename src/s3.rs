@@ -5,6 +5,7 @@ pub mod addressing;
 pub mod auth;
 pub mod body;
 pub mod bucket_name;
+pub mod checksum;
 pub mod conditions;
 pub mod copy_source;
 pub mod error;
