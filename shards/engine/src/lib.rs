@@ -4,6 +4,7 @@
 //! what addresses mean, [`body`] how bytes become stripes, [`index`] how keys are found, [`format`] how each
 //! structure looks on disk. `docs/DATA_FORMAT.md` gives every byte.
 
+pub mod body;
 pub mod checksum;
 pub mod extent;
 pub mod format;
