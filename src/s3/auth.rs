@@ -27,7 +27,7 @@ use super::error::{ErrorCode, Result, S3Error};
 use super::query::Query;
 use canonical::canonical_request;
 use presented::Presented;
-use signing::{Freshness, Scope, sha256_hex};
+use signing::{Scope, SigningKey, sha256_hex};
 
 /// How far a request's time may be from the server's, in seconds, either way.
 pub const CLOCK_SKEW_SECS_MAX: i64 = 15 * 60;
@@ -157,33 +157,35 @@ pub fn authenticate(
     }
 
     let request = canonical_request(head, &claim.signed_headers, payload_hash)?;
-    let string_to_sign = format!(
-        "{}\n{}\n{}\n{}",
-        presented::ALGORITHM,
-        claim.timestamp.as_str(),
-        claim.scope,
-        sha256_hex(&request)
-    );
-    let (key, freshness) = keys.get_or_derive(claim.access_key, claim.scope, &secret);
-    let signature = key.sign(string_to_sign.as_bytes());
+    let scope = claim.scope.to_string();
+    let string_to_sign =
+        [presented::ALGORITHM, claim.timestamp.as_str(), &scope, &sha256_hex(&request)].join("\n");
+    let (signature, derived) = match keys.get(claim.access_key, claim.scope, &secret) {
+        Some(key) => (key.sign(string_to_sign.as_bytes()), None),
+        None => {
+            let key = SigningKey::derive(&secret, claim.scope);
+            (key.sign(string_to_sign.as_bytes()), Some(key))
+        }
+    };
     if !signature.matches(claim.signature.as_bytes()) {
         return Err(mismatch(claim.access_key, &string_to_sign, claim.signature)
             .with("CanonicalRequest", String::from_utf8_lossy(&request))
             .with("CanonicalRequestBytes", spaced_hex(&request)));
     }
-    if freshness == Freshness::Derived {
-        keys.insert(claim.access_key, claim.scope, secret, key.clone());
-    }
-
-    let chunk_signer = matches!(payload, PayloadMode::StreamingSigned { .. }).then(|| {
-        Box::new(ChunkSigner {
-            key,
+    let mut chunk_signer = None;
+    if matches!(payload, PayloadMode::StreamingSigned { .. }) {
+        let cached = || keys.get(claim.access_key, claim.scope, &secret).cloned();
+        chunk_signer = Some(Box::new(ChunkSigner {
+            key: derived.clone().or_else(cached).expect("a key is derived or cached"),
             access_key: claim.access_key.to_owned(),
             timestamp: claim.timestamp.as_str().to_owned(),
-            scope: claim.scope.to_string(),
+            scope,
             previous: signature,
-        })
-    });
+        }));
+    }
+    if let Some(key) = derived {
+        keys.insert(claim.access_key, claim.scope, secret, key);
+    }
     Ok(Identity::Signed(Signed {
         access_key: claim.access_key.to_owned(),
         region: claim.scope.region.to_owned(),

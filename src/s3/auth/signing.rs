@@ -90,9 +90,7 @@ pub struct Signature([u8; 64]);
 
 impl Signature {
     fn from_bytes(bytes: &[u8; 32]) -> Self {
-        let mut text = [0; 64];
-        hex::encode_to_slice(bytes, &mut text).expect("64 digits hold 32 bytes");
-        Self(text)
+        Self(hex_digits(bytes))
     }
 
     /// Constant-time in the content; the length of a signature is no secret.
@@ -107,7 +105,19 @@ impl Signature {
 
 /// Lower-case hexadecimal SHA-256.
 pub fn sha256_hex(data: &[u8]) -> String {
-    hex::encode(Sha256::digest(data))
+    let digits = hex_digits(&Sha256::digest(data).into());
+    String::from_utf8(digits.to_vec()).expect("hexadecimal digits are ASCII")
+}
+
+/// By table and into place: this runs several times for every request.
+fn hex_digits(bytes: &[u8; 32]) -> [u8; 64] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 64];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    text
 }
 
 /// Cached keys in total: enough for a thousand users with a few regions each to keep theirs hot.
@@ -147,23 +157,16 @@ impl Default for SigningKeys {
 }
 
 impl SigningKeys {
-    /// The cached key, or a newly derived one that is not cached yet.
-    pub(super) fn get_or_derive(
-        &mut self,
-        access_key: &str,
-        scope: Scope<'_>,
-        secret: &Secret,
-    ) -> (SigningKey, Freshness) {
+    /// The key derived from this secret, if it is cached.
+    pub(super) fn get(&mut self, access_key: &str, scope: Scope<'_>, secret: &Secret) -> Option<&SigningKey> {
         let set = &mut self.sets[set_index(access_key, scope)];
-        let Some(way) = set.iter().position(|c| c.is_for(access_key, scope)) else {
-            return (SigningKey::derive(secret, scope), Freshness::Derived);
-        };
+        let way = set.iter().position(|cached| cached.is_for(access_key, scope))?;
         if !set[way].secret.same_as(secret) {
             set.remove(way);
-            return (SigningKey::derive(secret, scope), Freshness::Derived);
+            return None;
         }
         set[..=way].rotate_right(1);
-        (set[0].key.clone(), Freshness::Cached)
+        Some(&set[0].key)
     }
 
     /// Keeps a key that has just verified a signature.
@@ -188,12 +191,6 @@ impl SigningKeys {
     }
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Freshness {
-    Cached,
-    Derived,
-}
-
 /// FNV-1a. Collisions cost only key derivations, and only holders of valid keys can cause any.
 fn set_index(access_key: &str, scope: Scope<'_>) -> usize {
     let parts = [access_key, scope.date, scope.region, scope.service];
@@ -215,15 +212,14 @@ mod tests {
         let secret = Secret::new("secret");
         for i in 0..2 * SIGNING_KEYS_MAX {
             let name = format!("key-{i}");
-            let (key, _) = keys.get_or_derive("hot", SCOPE, &secret);
             if i == 0 {
-                keys.insert("hot", SCOPE, secret.clone(), key.clone());
+                keys.insert("hot", SCOPE, secret.clone(), SigningKey::derive(&secret, SCOPE));
             }
+            let key = keys.get("hot", SCOPE, &secret).expect("it is used all the time").clone();
             keys.insert(&name, SCOPE, secret.clone(), key);
         }
         assert!(keys.len() <= SIGNING_KEYS_MAX);
-        assert_eq!(keys.get_or_derive("hot", SCOPE, &secret).1, Freshness::Cached);
-        assert_eq!(keys.get_or_derive("key-0", SCOPE, &secret).1, Freshness::Derived);
+        assert!(keys.get("key-0", SCOPE, &secret).is_none());
     }
 
     #[test]
@@ -231,9 +227,8 @@ mod tests {
         let mut keys = SigningKeys::default();
         let (old, new) = (Secret::new("old"), Secret::new("new"));
         keys.insert("k", SCOPE, old.clone(), SigningKey::derive(&old, SCOPE));
-        let (key, freshness) = keys.get_or_derive("k", SCOPE, &new);
-        assert_eq!(freshness, Freshness::Derived);
-        assert_eq!(key.sign(b"x").as_str(), SigningKey::derive(&new, SCOPE).sign(b"x").as_str());
+        assert!(keys.get("k", SCOPE, &old).is_some());
+        assert!(keys.get("k", SCOPE, &new).is_none());
         assert_eq!(keys.len(), 0);
     }
 
