@@ -8,3 +8,4 @@ pub mod body;
 pub mod checksum;
 pub mod extent;
 pub mod format;
+pub mod index;
