@@ -104,6 +104,11 @@ impl<'o> Writer<'o> {
         self.close(name);
     }
 
+    /// Escaped text inside the open element.
+    pub fn characters(&mut self, text: &str) {
+        push_escaped(self.out, text);
+    }
+
     /// Markup that is known to be well-formed.
     pub fn raw(&mut self, markup: &'static str) {
         self.out.push_str(markup);
