@@ -1,14 +1,29 @@
 //! The real world: one io_uring per core.
 
-use std::future::Future;
-use std::io;
-use std::path::Path;
-use std::rc::Rc;
+mod buffers;
+mod driver;
+mod executor;
+mod file;
+mod lock;
+mod op;
+mod setup;
+mod timer;
+mod turn;
 
-use crate::arena::{Arena, Buf, Slice};
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+
+use self::driver::Driver;
+use self::executor::Executor;
+pub(crate) use self::file::{RingDisk, RingFile};
+pub(crate) use self::lock::RingLock;
+use self::timer::{TimerKey, Timers};
+use crate::arena::Arena;
 use crate::clock::{Monotonic, WallTime};
-use crate::core::{Core, CoreId};
-use crate::disk::{Space, WriteMode};
+use crate::core::{Core, CoreId, World};
 use crate::task::Task;
 
 /// How to set up one core.
@@ -55,16 +70,41 @@ pub struct Stats {
     pub wakes_sent: u64,
 }
 
-/// Runs `main` on this thread as the core `config` describes, until it completes.
+/// Runs `main` on this thread as the core `config` describes, until it completes. Other tasks of the core are dropped
+/// then, and operations in flight cancelled or waited for. A panic of any task ends the core and goes on to the caller.
 ///
 /// # Errors
 /// [`SetupError`] when there is no ring to be had.
+///
+/// # Panics
+/// If the kernel breaks the ring while it runs.
 pub fn run<T: 'static, F: Future<Output = T> + 'static>(
     config: &Config,
     main: impl FnOnce(Core) -> F,
 ) -> Result<T, SetupError> {
-    let _ = (config, main);
-    unimplemented!()
+    let mut warnings = Vec::new();
+    if let Some(cpu) = config.cpu
+        && let Err(error) = setup::pin(cpu)
+    {
+        warnings.push(format!("core {} is not pinned to CPU {cpu}: {error}", config.id.0));
+    }
+    let arena = Arena::new(config.arena_len).map_err(SetupError::Other)?;
+    let ring = setup::ring(config.entries)?;
+    let core = Rc::new(RingCore {
+        id: config.id,
+        driver: Rc::new(Driver::new(ring, arena.clone(), &mut warnings)),
+        arena,
+        executor: Executor::new().map_err(SetupError::Other)?,
+        timers: Timers::default(),
+        randomness: RefCell::new(Randomness::new()),
+        warnings: RefCell::new(Vec::new()),
+    });
+    for warning in &warnings {
+        tracing::warn!(core = config.id.0, "{warning}");
+    }
+    *core.warnings.borrow_mut() = warnings;
+    let result = turn::run(&core, main(Core { world: World::Ring(Rc::clone(&core)) }));
+    Ok(result)
 }
 
 /// The ring's counters of `core`.
@@ -73,93 +113,148 @@ pub fn run<T: 'static, F: Future<Output = T> + 'static>(
 /// On a simulated core.
 #[must_use]
 pub fn stats(core: &Core) -> Stats {
-    let _ = core;
-    unimplemented!()
+    let ring = ring_of(core);
+    Stats { wakes_sent: executor::wakes_sent(), ..ring.driver.stats.stats.get() }
 }
 
-pub(crate) struct RingCore {}
+/// What this core had to do without (pinning, registered buffers), in words for its operator.
+///
+/// # Panics
+/// On a simulated core.
+#[must_use]
+pub fn warnings(core: &Core) -> Vec<String> {
+    ring_of(core).warnings.borrow().clone()
+}
 
-#[derive(Clone)]
-pub(crate) struct RingDisk {}
+fn ring_of(core: &Core) -> &Rc<RingCore> {
+    match &core.world {
+        World::Ring(ring) => ring,
+        World::Sim(_) => panic!("a simulated core has no ring"),
+    }
+}
 
-#[derive(Clone)]
-pub(crate) struct RingFile {}
-
-pub(crate) struct RingLock {}
+pub(crate) struct RingCore {
+    id: CoreId,
+    arena: Arena,
+    driver: Rc<Driver>,
+    executor: Executor,
+    timers: Timers,
+    randomness: RefCell<Randomness>,
+    warnings: RefCell<Vec<String>>,
+}
 
 impl RingCore {
     pub(crate) fn id(&self) -> CoreId {
-        unimplemented!()
+        self.id
     }
+
     pub(crate) fn arena(&self) -> &Arena {
-        unimplemented!()
+        &self.arena
     }
+
     pub(crate) fn now(&self) -> Monotonic {
-        unimplemented!()
+        Monotonic(read_clock(libc::CLOCK_MONOTONIC))
     }
+
     pub(crate) fn wall(&self) -> WallTime {
-        unimplemented!()
+        WallTime(read_clock(libc::CLOCK_REALTIME))
     }
-    pub(crate) fn fill_random(&self, _out: &mut [u8]) {
-        unimplemented!()
+
+    pub(crate) fn fill_random(&self, out: &mut [u8]) {
+        self.randomness.borrow_mut().fill(out);
     }
-    pub(crate) fn spawn(&self, _task: Task) {
-        unimplemented!()
+
+    pub(crate) fn spawn(&self, task: Task) {
+        self.executor.spawn(task);
     }
-    pub(crate) async fn sleep_until(&self, _deadline: Monotonic) {
-        unimplemented!()
+
+    pub(crate) async fn sleep_until(&self, deadline: Monotonic) {
+        let mut timer = SetTimer { timers: &self.timers, key: None };
+        poll_fn(|cx| {
+            if self.now() >= deadline {
+                return Poll::Ready(());
+            }
+            match timer.key {
+                Some(key) => self.timers.update(key, cx.waker()),
+                None => timer.key = Some(self.timers.set(deadline, cx.waker().clone())),
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn driver(&self) -> &Rc<Driver> {
+        &self.driver
     }
 }
 
-impl RingDisk {
-    pub(crate) fn open(_core: &Rc<RingCore>, _path: &Path) -> io::Result<RingDisk> {
-        unimplemented!()
-    }
-    pub(crate) fn lock(&self, _name: &str) -> io::Result<RingLock> {
-        unimplemented!()
-    }
-    pub(crate) fn list(&self) -> io::Result<Vec<String>> {
-        unimplemented!()
-    }
-    pub(crate) fn open_file(&self, _name: &str) -> io::Result<RingFile> {
-        unimplemented!()
-    }
-    pub(crate) fn create_file(&self, _name: &str) -> io::Result<RingFile> {
-        unimplemented!()
-    }
-    pub(crate) fn remove_file(&self, _name: &str) -> io::Result<()> {
-        unimplemented!()
-    }
-    pub(crate) async fn sync(&self) -> io::Result<()> {
-        unimplemented!()
-    }
-    pub(crate) fn space(&self) -> io::Result<Space> {
-        unimplemented!()
+/// Removes its timer when the sleep ends early.
+struct SetTimer<'core> {
+    timers: &'core Timers,
+    key: Option<TimerKey>,
+}
+
+impl Drop for SetTimer<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.timers.remove(key);
+        }
     }
 }
 
-impl RingFile {
-    pub(crate) fn len(&self) -> io::Result<u64> {
-        unimplemented!()
+/// Nanoseconds on `clock`; the vDSO answers without a system call.
+fn read_clock(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` lives through the call, and both clocks in use always exist.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// The kernel's randomness, drawn ahead so that an id costs no system call of its own.
+struct Randomness {
+    pool: [u8; RANDOM_POOL_LEN],
+    used: usize,
+}
+
+/// Bytes of randomness drawn at a time.
+const RANDOM_POOL_LEN: usize = 256;
+
+impl Randomness {
+    fn new() -> Randomness {
+        Randomness { pool: [0; RANDOM_POOL_LEN], used: RANDOM_POOL_LEN }
     }
-    pub(crate) async fn grow(&self, _len: u64) -> io::Result<()> {
-        unimplemented!()
+
+    fn fill(&mut self, out: &mut [u8]) {
+        if out.len() > RANDOM_POOL_LEN {
+            draw(out);
+            return;
+        }
+        if RANDOM_POOL_LEN - self.used < out.len() {
+            draw(&mut self.pool);
+            self.used = 0;
+        }
+        let taken = &mut self.pool[self.used..self.used + out.len()];
+        out.copy_from_slice(taken);
+        // What was handed out may have become a secret.
+        taken.fill(0);
+        self.used += out.len();
     }
-    pub(crate) async fn read_at(&self, _buf: Buf, _offset: u64) -> (io::Result<usize>, Buf) {
-        unimplemented!()
-    }
-    pub(crate) async fn write_at(&self, _data: Slice, _offset: u64, _mode: WriteMode) -> io::Result<()> {
-        unimplemented!()
-    }
-    pub(crate) async fn write_vectored_at(
-        &self,
-        _data: Vec<Slice>,
-        _offset: u64,
-        _mode: WriteMode,
-    ) -> io::Result<()> {
-        unimplemented!()
-    }
-    pub(crate) async fn sync(&self) -> io::Result<()> {
-        unimplemented!()
+}
+
+fn draw(mut out: &mut [u8]) {
+    while !out.is_empty() {
+        // SAFETY: writes at most `out.len()` bytes to `out`.
+        let count = unsafe { libc::getrandom(out.as_mut_ptr().cast(), out.len(), 0) };
+        match usize::try_from(count) {
+            Ok(count) => out = &mut out[count..],
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                assert_eq!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted,
+                    "the kernel gives no randomness: {error}"
+                );
+            }
+        }
     }
 }
