@@ -225,8 +225,8 @@ fn behaviour_16_a_self_copy_must_change_something() {
         ErrorCode::InvalidArgument
     );
     let replaced = copy(&[("x-amz-metadata-directive", "REPLACE"), ("x-amz-meta-a", "b")]).expect("valid");
-    let Operation::CopyObject(copy) = replaced.operation else { panic!("a copy") };
-    assert!(matches!(copy.metadata, CopiedMetadata::Replaced(m) if m.user.len() == 1));
+    let Operation::CopyObject(op) = replaced.operation else { panic!("a copy") };
+    assert!(matches!(op.metadata, CopiedMetadata::Replaced(m) if m.user.len() == 1));
     let ranged = copy(&[("x-amz-metadata-directive", "REPLACE"), ("x-amz-copy-source-range", "bytes=0-1")]);
     assert_eq!(ranged.expect_err("only parts have ranges").code(), ErrorCode::InvalidArgument);
     let bytes: &[u8] = b"bucket/\xff";
