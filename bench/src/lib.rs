@@ -78,6 +78,10 @@ pub fn measure_command(command: &Command) -> Result<Option<Report>, Error> {
 }
 
 fn measure(plan: &Arc<Plan>) -> Result<Report, Error> {
+    if !plan.client_cpus.is_empty() {
+        // This thread too: one that may run beside the server would count as sharing its CPUs.
+        fleet::pin(&plan.client_cpus)?;
+    }
     let keyspace = Arc::new(Keyspace::new(
         &plan.prefix,
         plan.seed,
