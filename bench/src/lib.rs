@@ -34,7 +34,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::args::{Args, Command, CompareArgs, ListArgs, LoadArgs, MixedArgs, MultipartArgs, RangeArgs};
+pub use crate::args::{
+    Args, Command, CompareArgs, ListArgs, LoadArgs, MixedArgs, MultipartArgs, RangeArgs, SecretKey,
+};
 pub use crate::client::Failure;
 pub use crate::error::Error;
 use crate::keyspace::Keyspace;
