@@ -79,7 +79,8 @@ where
     W: Future<Output = ()> + 'static,
 {
     if !plan.client_cpus.is_empty() {
-        pin(&[plan.client_cpus[number % plan.client_cpus.len()]])?;
+        let cpu = plan.client_cpus[number % plan.client_cpus.len()];
+        pin(cpu).map_err(|source| Error::System { what: format!("cannot run on CPU {cpu}"), source })?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -95,15 +96,11 @@ where
     Ok(tally.take())
 }
 
-/// Keeps the calling thread, and threads that it starts, to these CPUs.
-pub(crate) fn pin(cpus: &[usize]) -> Result<(), Error> {
-    let refused = |source| Error::System { what: format!("cannot run on CPUs {cpus:?}"), source };
-    let mut set = CpuSet::new();
-    for cpu in cpus {
-        if *cpu >= CpuSet::MAX_CPU {
-            return Err(refused(std::io::ErrorKind::InvalidInput.into()));
-        }
-        set.set(*cpu);
+fn pin(cpu: usize) -> std::io::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(std::io::ErrorKind::InvalidInput.into());
     }
-    sched_setaffinity(None, &set).map_err(|error| refused(error.into()))
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    Ok(sched_setaffinity(None, &cpus)?)
 }

@@ -41,25 +41,17 @@ impl Page {
     pub(crate) fn parse(xml: &str) -> Result<Self, String> {
         let mut reader = Reader::from_str(xml);
         let mut page = Self::default();
-        let mut depth = 0;
-        let mut section = Section::Other;
+        let mut path: Vec<String> = Vec::new();
         let mut text = String::new();
-        // One pass without allocations per element: the load generator shares CPUs with the server.
         loop {
             match reader.read_event().map_err(|error| error.to_string())? {
                 Event::Start(start) => {
-                    depth += 1;
                     text.clear();
-                    match (depth, start.local_name().as_ref()) {
-                        (1, "ListBucketResult") => {}
-                        (1, _) => return Err("no ListBucketResult".to_owned()),
-                        (2, "Contents") => {
-                            section = Section::Contents;
-                            page.keys.push(ListedKey::default());
-                        }
-                        (2, "CommonPrefixes") => section = Section::CommonPrefixes,
-                        (2, _) => section = Section::Other,
-                        _ => {}
+                    path.push(start.to_owned().local_name().as_ref().to_owned());
+                    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                        ["ListBucketResult", "Contents"] => page.keys.push(ListedKey::default()),
+                        ["ListBucketResult", ..] => {}
+                        _ => return Err("no ListBucketResult".to_owned()),
                     }
                 }
                 Event::Text(part) => text.push_str(&part),
@@ -69,11 +61,11 @@ impl Page {
                         resolve(&reference).ok_or_else(|| format!("unknown entity &{};", &*reference))?,
                     );
                 }
-                Event::End(end) => {
-                    page.take(section, depth, end.local_name().as_ref(), &text)?;
+                Event::End(_) => {
+                    page.take(&path, &text)?;
                     text.clear();
-                    depth -= 1;
-                    if depth == 0 {
+                    path.pop();
+                    if path.is_empty() {
                         return Ok(page);
                     }
                 }
@@ -83,14 +75,14 @@ impl Page {
         }
     }
 
-    fn take(&mut self, section: Section, depth: usize, name: &str, text: &str) -> Result<(), String> {
+    fn take(&mut self, path: &[String], text: &str) -> Result<(), String> {
         let number = || text.parse::<u64>().map_err(|_| format!("{text:?} is no number"));
-        match (section, depth, name) {
-            (Section::Other, 2, "IsTruncated") => self.truncated = text == "true",
-            (Section::Other, 2, "NextContinuationToken") => self.next_token = Some(text.to_owned()),
-            (Section::Other, 2, "KeyCount") => self.key_count = Some(number()?),
-            (Section::CommonPrefixes, 3, "Prefix") => self.common_prefixes.push(text.to_owned()),
-            (Section::Contents, 3, field) => {
+        match path.iter().map(String::as_str).collect::<Vec<_>>()[1..] {
+            ["IsTruncated"] => self.truncated = text == "true",
+            ["NextContinuationToken"] => self.next_token = Some(text.to_owned()),
+            ["KeyCount"] => self.key_count = Some(number()?),
+            ["CommonPrefixes", "Prefix"] => self.common_prefixes.push(text.to_owned()),
+            ["Contents", field] => {
                 let Some(listed) = self.keys.last_mut() else { return Ok(()) };
                 match field {
                     "Key" => text.clone_into(&mut listed.key),
@@ -103,14 +95,6 @@ impl Page {
         }
         Ok(())
     }
-}
-
-/// The child of ListBucketResult that is being read.
-#[derive(Clone, Copy)]
-enum Section {
-    Contents,
-    CommonPrefixes,
-    Other,
 }
 
 fn resolve(reference: &quick_xml::events::BytesRef<'_>) -> Option<char> {

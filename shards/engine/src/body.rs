@@ -2,12 +2,113 @@
 //!
 //! The core that accepted a body moves its bytes itself: it asks the owning shard for a place, encodes stripes and
 //! writes the columns on its own ring, so payload never crosses cores. [`layout`] and [`plan`] are the arithmetic and
-//! do no I/O; [`stripe`] is the erasure code.
+//! do no I/O; [`stripe`] is the erasure code; [`writer`] and [`reader`] move bytes, [`recover`] restores damaged
+//! blocks, and [`inline`] reads the small bodies that live in the log.
 
+pub mod budget;
 pub mod error;
+pub mod inline;
+mod join;
 pub mod layout;
+pub mod lease;
 pub mod plan;
+pub mod reader;
+pub mod recover;
 pub mod stripe;
+pub mod sync;
+#[cfg(test)]
+mod tests;
+pub mod writer;
 
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use basalt_reactor::Core;
+
+use self::budget::Budget;
 pub use self::error::{BodyError, Damage, DeviceError, Fault};
+pub use self::inline::InlineBody;
 pub use self::layout::{Segment, StripedBody};
+pub use self::lease::{Lease, LeaseUse, Leases, Lessor};
+pub use self::reader::Reader;
+use self::stripe::Codec;
+use self::sync::SyncGroup;
+pub use self::writer::{Writer, Written};
+use crate::extent::{ArenaFiles, ExtentId, Geometry, Placement};
+
+/// Where the extents of a body lie; from the record's pin, so it answers for as long as the body is read.
+pub type Places = Rc<dyn Fn(ExtentId) -> Option<Rc<Placement>>>;
+
+/// Told of every block that had to be read around, for repair and for counting.
+pub type OnDamage = Rc<dyn Fn(Damage)>;
+
+/// What all bodies on one core share: the coder's working memory and the share of the arena they may fill.
+pub struct BodyCore {
+    core: Core,
+    codec: RefCell<Codec>,
+    budget: Rc<Budget>,
+}
+
+/// Bodies of one shard, as moved by one core.
+pub struct Bodies {
+    core: Rc<BodyCore>,
+    files: Rc<ArenaFiles>,
+    lessor: Rc<dyn Lessor>,
+    syncs: SyncGroup,
+}
+
+impl BodyCore {
+    /// Bodies under way may fill half of the core's arena; the other half is for what is being received and sent.
+    ///
+    /// # Panics
+    /// If the arena cannot hold one stripe of `geometry`.
+    #[must_use]
+    pub fn new(core: Core, geometry: &Geometry) -> Rc<BodyCore> {
+        let capacity = core.arena().usage().capacity;
+        let stripe_len = geometry.columns() * writer::buf_len(u64::from(geometry.strip_len));
+        assert!(stripe_len <= capacity, "an arena of {capacity} bytes for stripes of {stripe_len}");
+        let codec = RefCell::new(Codec::new(geometry.k, geometry.m));
+        Rc::new(BodyCore { core, codec, budget: Budget::new((capacity / 2).max(stripe_len)) })
+    }
+
+    /// The share of the arena that bodies may fill, for whoever else fills several buffers at once.
+    #[must_use]
+    pub fn budget(&self) -> &Rc<Budget> {
+        &self.budget
+    }
+}
+
+impl Bodies {
+    #[must_use]
+    pub fn new(core: Rc<BodyCore>, files: Rc<ArenaFiles>, lessor: Rc<dyn Lessor>) -> Rc<Bodies> {
+        let syncs = SyncGroup::new(core.core.clone(), Rc::clone(&files));
+        Rc::new(Bodies { core, files, lessor, syncs })
+    }
+
+    /// The syncs of this core on the shard's data files.
+    #[must_use]
+    pub fn syncs(&self) -> &SyncGroup {
+        &self.syncs
+    }
+
+    /// A new body.
+    #[must_use]
+    pub fn writer(self: &Rc<Bodies>) -> Writer {
+        Writer::new(Rc::clone(self))
+    }
+
+    /// Reads bytes `range` of a body.
+    ///
+    /// # Errors
+    /// [`BodyError::Malformed`], [`BodyError::OutOfRange`].
+    pub fn reader(
+        self: &Rc<Bodies>,
+        body: Rc<StripedBody>,
+        range: Range<u64>,
+        places: Places,
+        on_damage: OnDamage,
+    ) -> Result<Reader, BodyError> {
+        Reader::new(Rc::clone(self), body, range, places, on_damage)
+    }
+}

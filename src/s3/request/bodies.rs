@@ -23,7 +23,7 @@ pub struct CreateBucketConfiguration {
 }
 
 /// The body of DeleteObjects.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DeleteRequest {
     /// Answer only with what failed.
     pub quiet: bool,
@@ -40,6 +40,8 @@ pub struct DeleteEntry {
     pub version_id: Option<String>,
     pub target: Result<DeleteTarget>,
 }
+
+impl Eq for DeleteEntry {}
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DeleteTarget {

@@ -70,7 +70,7 @@ pub struct ReadGroup {
 impl ReadGroup {
     /// Bytes of all its reads.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn read_len(&self) -> usize {
         self.reads.iter().map(|read| read.len).sum()
     }
 }
@@ -288,8 +288,8 @@ mod tests {
                 let index = group.extent.0 as usize - 1;
                 let segment_start: u64 = segments[..index].iter().map(|&(_, len)| len).sum();
                 let origin = u64::from(segments[index].0) * BLOCK_LEN as u64;
-                prop_assert!(group.blocks.len() == 1 || group.len() <= len_max);
-                prop_assert_eq!(group.len(), group.blocks.iter().map(|block| block.len).sum::<usize>());
+                prop_assert!(group.blocks.len() == 1 || group.read_len() <= len_max);
+                prop_assert_eq!(group.read_len(), group.blocks.iter().map(|block| block.len).sum::<usize>());
                 for read in &group.reads {
                     prop_assert!(read.len.is_multiple_of(BLOCK_LEN) && read.len <= GROUP_LEN_MAX);
                     prop_assert!(read.offset.is_multiple_of(BLOCK_LEN as u64));

@@ -1,0 +1,281 @@
+//! Restoring a block of a stripe from the other columns, and saying which blocks were bad.
+//!
+//! A body knows the checksums of its data blocks, not of its parity. So a restored block is believed only when it has
+//! its own checksum; when it has not, some parity block is bad too, and other choices of parity are tried. The unit is
+//! one checksum block, 64 KiB in long strips: the decoder has a fixed cost per call that shorter pieces would multiply.
+
+use std::io;
+
+use basalt_reactor::disk::BLOCK_LEN;
+use basalt_reactor::{Buf, Slice};
+
+use super::Bodies;
+use super::budget::Permit;
+use super::error::{BodyError, Damage, DeviceError, Fault};
+use super::join::{Boxed, join_all};
+use super::layout::StripedBody;
+use super::plan::Block;
+use super::writer::buf_len;
+use crate::checksum::crc32c;
+use crate::extent::{ArenaFiles, ExtentClass, Placement};
+
+/// Choices of parity blocks tried for one damaged block at most.
+const CHOICES_MAX: usize = 64;
+
+/// Memory for one recovery: a buffer for every column of one block, taken before the first is filled so that no two
+/// recoveries wait for each other.
+pub(super) struct Workspace {
+    bufs: Vec<Buf>,
+    _permit: Permit,
+}
+
+impl Workspace {
+    /// What is free now; `None` when that is too little.
+    pub(super) fn try_new(bodies: &Bodies, block_len: usize) -> Option<Workspace> {
+        let columns = bodies.files.geometry().columns();
+        let permit = bodies.core.budget.try_reserve(columns * buf_len(block_len as u64))?;
+        let bufs: Option<Vec<Buf>> =
+            (0..columns).map(|_| bodies.core.core.arena().try_alloc(block_len)).collect();
+        Some(Workspace { bufs: bufs?, _permit: permit })
+    }
+
+    /// Waits for memory. The caller holds no other buffer.
+    pub(super) async fn new(bodies: &Bodies, block_len: usize) -> Workspace {
+        let columns = bodies.files.geometry().columns();
+        let permit = bodies.core.budget.reserve(columns * buf_len(block_len as u64)).await;
+        let mut bufs = Vec::with_capacity(columns);
+        for _ in 0..columns {
+            bufs.push(bodies.core.core.arena().alloc(block_len).await);
+        }
+        Workspace { bufs, _permit: permit }
+    }
+}
+
+/// A block that could not be believed, with what is known of it.
+pub(super) struct Target<'a> {
+    pub(super) body: &'a StripedBody,
+    pub(super) placement: &'a Placement,
+    pub(super) block: &'a Block,
+    pub(super) fault: Fault,
+    /// The read that failed was for other blocks as well, so one of those may be to blame.
+    pub(super) read_with_others: bool,
+}
+
+/// Blocks read so far, by column.
+#[derive(Default)]
+struct Found {
+    data: Vec<(usize, Buf)>,
+    parity: Vec<(usize, Buf)>,
+    faults: Vec<Damage>,
+}
+
+impl Target<'_> {
+    fn damage(&self, column: usize, fault: Fault) -> Damage {
+        Damage {
+            extent: self.placement.id,
+            column: column as u8,
+            disk: self.placement.columns[column].disk,
+            offset: self.block.column_offset,
+            len: self.block.len as u32,
+            fault,
+        }
+    }
+
+    /// The checksum that the block of `column` must have, as far as the body knows it.
+    fn expected(&self, column: usize, k: usize) -> Option<u32> {
+        (column < k).then(|| self.body.crcs[self.block.crc_of(column as u8)])
+    }
+}
+
+/// Restores the target block; `report` hears of every bad block met on the way, the target first.
+///
+/// # Errors
+/// [`BodyError::Lost`] with every fault when no k good blocks of the stripe can be had.
+pub(super) async fn recover(
+    bodies: &Bodies,
+    target: &Target<'_>,
+    workspace: Workspace,
+    report: &dyn Fn(Damage),
+) -> Result<Slice, BodyError> {
+    let geometry = bodies.files.geometry();
+    let (k, columns) = (usize::from(geometry.k), geometry.columns());
+    let wanted = usize::from(target.block.column);
+    let Workspace { mut bufs, _permit } = workspace;
+    let mut out = bufs.pop().expect("one buffer per column");
+    let mut found = Found::default();
+    let mut fault = target.fault;
+    if target.read_with_others && matches!(fault, Fault::Device(_) | Fault::Short { .. }) {
+        let (result, buf) = read_column(&bodies.files, target, wanted, out).await;
+        match result.and_then(|()| check(&buf, target.body.crcs[target.block.crc])) {
+            Ok(()) => return Ok(buf.freeze()),
+            Err(alone) => fault = alone,
+        }
+        out = buf;
+    }
+    found.faults.push(target.damage(wanted, fault));
+
+    // Most often one block is bad and one parity block is enough; the rest is read only when it is not.
+    let mut unread: Vec<usize> = (0..columns).filter(|&column| column != wanted).collect();
+    let mut take = if columns > k { k } else { 0 };
+    let mut restored = false;
+    while !restored && take > 0 {
+        let now: Vec<usize> = unread.drain(..take).collect();
+        found.read(bodies, target, &now, &mut bufs).await;
+        restored = found.restore(bodies, target, &mut out, report);
+        take = unread.len();
+    }
+    for damage in &found.faults {
+        report(*damage);
+    }
+    if restored {
+        return Ok(out.freeze());
+    }
+    Err(BodyError::Lost {
+        extent: target.placement.id,
+        offset: target.block.column_offset,
+        len: target.block.len as u32,
+        faults: found.faults,
+    })
+}
+
+impl Found {
+    /// Reads the blocks of `columns`, sorting out those that are known to be bad.
+    async fn read(&mut self, bodies: &Bodies, target: &Target<'_>, columns: &[usize], bufs: &mut Vec<Buf>) {
+        let k = usize::from(bodies.files.geometry().k);
+        let reads: Vec<Boxed<'_, (Result<(), Fault>, Buf)>> = columns
+            .iter()
+            .map(|&column| {
+                let buf = bufs.pop().expect("one buffer per column");
+                Box::pin(read_column(&bodies.files, target, column, buf)) as Boxed<'_, _>
+            })
+            .collect();
+        for (&column, (result, block)) in columns.iter().zip(join_all(reads).await) {
+            let checked = result.and_then(|()| match target.expected(column, k) {
+                Some(expected) => check(&block, expected),
+                None => Ok(()),
+            });
+            match checked {
+                Ok(()) if column < k => self.data.push((column, block)),
+                Ok(()) => self.parity.push((column, block)),
+                Err(fault) => self.faults.push(target.damage(column, fault)),
+            }
+        }
+    }
+
+    /// Tries to restore the target into `out` from what was read, with every choice of as many parity blocks as data
+    /// blocks are missing.
+    fn restore(&self, bodies: &Bodies, target: &Target<'_>, out: &mut Buf, report: &dyn Fn(Damage)) -> bool {
+        let k = usize::from(bodies.files.geometry().k);
+        let wanted = usize::from(target.block.column);
+        let expected = target.body.crcs[target.block.crc];
+        let choices = Choices::new(self.parity.len(), k - self.data.len());
+        for (tried, choice) in choices.take(CHOICES_MAX).enumerate() {
+            let chosen = self.parity.iter().enumerate().filter(|(index, _)| choice >> index & 1 == 1);
+            let present: Vec<(usize, &[u8])> = self
+                .data
+                .iter()
+                .chain(chosen.map(|(_, parity)| parity))
+                .map(|(column, block)| (*column, &block[..]))
+                .collect();
+            bodies.core.codec.borrow_mut().reconstruct(&present, &mut [(wanted, out)]);
+            if crc32c(out) == expected {
+                if tried > 0 {
+                    self.report_bad_parity(bodies, target, &present, choice, report);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// With a choice that is known to be right, says which of the other parity blocks are not.
+    fn report_bad_parity(
+        &self,
+        bodies: &Bodies,
+        target: &Target<'_>,
+        present: &[(usize, &[u8])],
+        choice: u32,
+        report: &dyn Fn(Damage),
+    ) {
+        let mut right = vec![0; target.block.len];
+        for (index, (column, block)) in self.parity.iter().enumerate() {
+            if choice >> index & 1 == 0 {
+                bodies.core.codec.borrow_mut().reconstruct(present, &mut [(*column, &mut right)]);
+                if let Err(fault) = check(block, crc32c(&right)) {
+                    report(target.damage(*column, fault));
+                }
+            }
+        }
+    }
+}
+
+/// `Ok` if `block` has the checksum.
+pub(super) fn check(block: &[u8], expected: u32) -> Result<(), Fault> {
+    let got = crc32c(block);
+    if got == expected { Ok(()) } else { Err(Fault::Checksum { got, expected }) }
+}
+
+/// Fills `buf` with the block of `column`.
+async fn read_column(
+    files: &ArenaFiles,
+    target: &Target<'_>,
+    column: usize,
+    buf: Buf,
+) -> (Result<(), Fault>, Buf) {
+    let Some((file, origin)) = files.locate(ExtentClass::Data, target.placement.columns[column]) else {
+        return (Err(Fault::Absent), buf);
+    };
+    debug_assert!(target.block.column_offset.is_multiple_of(BLOCK_LEN as u64));
+    let (result, buf) = file.read_at(buf, origin + target.block.column_offset).await;
+    (arrived(&result, buf.len()), buf)
+}
+
+/// Whether a finished read brought all of its `len` bytes.
+pub(super) fn arrived(result: &io::Result<usize>, len: usize) -> Result<(), Fault> {
+    match result {
+        Ok(got) if *got == len => Ok(()),
+        Ok(got) => Err(Fault::Short { got: *got }),
+        Err(error) => Err(Fault::Device(DeviceError::from(error))),
+    }
+}
+
+/// All sets of `size` out of `count` things, as bit sets, in rising order.
+struct Choices {
+    next: u32,
+    count: usize,
+    size: usize,
+}
+
+impl Choices {
+    fn new(count: usize, size: usize) -> Choices {
+        Choices { next: 0, count, size }
+    }
+}
+
+impl Iterator for Choices {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        while self.next < 1 << self.count {
+            let choice = self.next;
+            self.next += 1;
+            if choice.count_ones() as usize == self.size {
+                return Some(choice);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Choices;
+
+    #[test]
+    fn choices_are_all_sets_of_a_size() {
+        assert_eq!(Choices::new(4, 2).collect::<Vec<_>>(), [0b11, 0b101, 0b110, 0b1001, 0b1010, 0b1100]);
+        assert_eq!(Choices::new(3, 0).collect::<Vec<_>>(), [0]);
+        assert_eq!(Choices::new(1, 2).count(), 0);
+        assert_eq!(Choices::new(0, 1).count(), 0);
+    }
+}

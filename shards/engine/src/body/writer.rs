@@ -1,0 +1,459 @@
+//! Writing a body: bytes in, stripes on k+m disks out, durable when [`Writer::finish`] returns.
+//!
+//! Bytes are copied once, to the place in the column buffers where they will lie on disk; a full stripe gets its
+//! checksums and its parity while it is in the cache; and a run of stripes goes out as one long write per column. Few
+//! runs are in flight, so memory is bounded and a slow disk slows the writer down. Where the bytes go is the shard's
+//! choice ([`super::lease`]).
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use basalt_reactor::arena::BUF_LEN_MAX;
+use basalt_reactor::disk::BLOCK_LEN;
+use basalt_reactor::{Buf, JoinHandle, WriteMode};
+
+use super::Bodies;
+use super::budget::Permit;
+use super::error::{BodyError, DeviceError, Operation};
+use super::layout::{BLOCK_CRC_LEN, Segment, StripeShape, StripedBody};
+use super::lease::Leases;
+use super::sync::SyncMark;
+use crate::checksum::crc32c;
+use crate::extent::{DiskIndex, ExtentClass, Placement};
+
+/// Bytes of a run over all its columns at most (unless a single stripe is longer).
+pub const RUN_LEN_MAX: usize = 4 << 20;
+
+/// Runs of one writer whose writes are under way while the next run is filled.
+pub const RUNS_IN_FLIGHT_MAX: usize = 2;
+
+/// Body bytes that the first lease of a body of unknown length is for; each further one is for twice as many.
+const LEASE_LEN_FIRST: u64 = 1 << 20;
+const LEASE_LEN_MAX: u64 = 16 << 20;
+
+/// A body on its way to the disks. Dropping it gives everything back that it took.
+pub struct Writer {
+    bodies: Rc<Bodies>,
+    shape: StripeShape,
+    /// Bytes still to come, as far as the caller has said so.
+    expected: Option<u64>,
+    body: StripedBody,
+    parity_crcs: Vec<u32>,
+    leases: Leases,
+    lease: Option<OpenLease>,
+    lease_len: u64,
+    run: Option<Run>,
+    flights: VecDeque<Flight>,
+    touched: Vec<(DiskIndex, SyncMark)>,
+    failed: Option<BodyError>,
+}
+
+/// A body that is durable but has no name yet.
+pub struct Written {
+    pub body: StripedBody,
+    /// CRC32C of every parity block: stripe by stripe, strip by strip, block by block. For the extent's directory.
+    pub parity_crcs: Vec<u32>,
+    /// Where it lies; released if dropped, so keep them once the record that names the body is handed over.
+    pub leases: Leases,
+}
+
+/// What is left of the newest lease.
+struct OpenLease {
+    placement: Rc<Placement>,
+    /// Next free block, and the end.
+    block: u32,
+    end: u32,
+}
+
+/// Stripes being filled: per column one buffer with the run's strips one after the other.
+struct Run {
+    columns: Vec<Buf>,
+    permit: Permit,
+    /// Bytes per column in this run when it is full.
+    column_len: usize,
+    /// Bytes per column of complete stripes.
+    filled: usize,
+    /// Strip length and body bytes so far of the open stripe.
+    strip_len: usize,
+    stripe_filled: usize,
+}
+
+/// The writes of a run; each task ends when its write has.
+struct Flight {
+    writes: Vec<JoinHandle<Result<(), BodyError>>>,
+}
+
+impl Writer {
+    pub(super) fn new(bodies: Rc<Bodies>) -> Writer {
+        Writer {
+            shape: StripeShape::new(bodies.files.geometry()),
+            expected: None,
+            body: StripedBody::default(),
+            parity_crcs: Vec::new(),
+            leases: Leases::new(Rc::clone(&bodies.lessor)),
+            lease: None,
+            lease_len: LEASE_LEN_FIRST,
+            run: None,
+            flights: VecDeque::new(),
+            touched: Vec::new(),
+            failed: None,
+            bodies,
+        }
+    }
+
+    /// Says that `len` more bytes will come. A wrong number costs space or a copy, nothing else.
+    pub fn expect(&mut self, len: u64) {
+        self.expected = Some(len);
+    }
+
+    /// Takes the next bytes of the body. Waits for arena memory and for earlier writes, which is the backpressure
+    /// that the body's sender feels.
+    ///
+    /// # Errors
+    /// [`BodyError`]; the writer is then of no further use.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
+        self.check_usable()?;
+        let result = self.place(bytes).await;
+        self.note_failure(result)
+    }
+
+    /// Writes what is left and makes all of it durable on every column.
+    ///
+    /// # Errors
+    /// [`BodyError`]; all leases are then released.
+    pub async fn finish(mut self) -> Result<Written, BodyError> {
+        self.check_usable()?;
+        self.end_last_stripe();
+        self.send_run()?;
+        while !self.flights.is_empty() {
+            self.land_oldest().await?;
+        }
+        self.sync().await?;
+        Ok(Written {
+            body: std::mem::take(&mut self.body),
+            parity_crcs: std::mem::take(&mut self.parity_crcs),
+            leases: self.leases.take(),
+        })
+    }
+
+    fn check_usable(&self) -> Result<(), BodyError> {
+        match &self.failed {
+            Some(first) => Err(BodyError::Failed(Box::new(first.clone()))),
+            None => Ok(()),
+        }
+    }
+
+    fn note_failure(&mut self, result: Result<(), BodyError>) -> Result<(), BodyError> {
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+        }
+        result
+    }
+
+    async fn place(&mut self, mut bytes: &[u8]) -> Result<(), BodyError> {
+        while !bytes.is_empty() {
+            if self.run.is_none() {
+                self.open_lease().await?;
+                self.open_run().await;
+            }
+            let run = self.run.as_mut().expect("just opened");
+            let taken = run.fill(self.shape.k() as usize, bytes);
+            bytes = &bytes[taken..];
+            self.expected = self.expected.map(|rest| rest.saturating_sub(taken as u64));
+            if run.stripe_filled == run.strip_len * self.shape.k() as usize {
+                self.end_stripe();
+                if self.run.as_ref().is_some_and(Run::is_full) {
+                    self.send_run()?;
+                    while self.flights.len() > RUNS_IN_FLIGHT_MAX {
+                        self.land_oldest().await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that surely come, if any are known to.
+    fn rest(&self) -> Option<u64> {
+        self.expected.filter(|&rest| rest > 0)
+    }
+
+    /// Strip length of the next stripe, as far as one can know.
+    fn next_strip_len(&self) -> u64 {
+        match self.rest() {
+            Some(rest) if rest < self.shape.stripe_len() => self.shape.short_strip_len(rest),
+            _ => self.shape.strip_len(),
+        }
+    }
+
+    /// Makes sure that the open lease has room for a stripe.
+    async fn open_lease(&mut self) -> Result<(), BodyError> {
+        let strip_len = self.next_strip_len();
+        if self.lease.as_ref().is_some_and(|lease| lease.room() >= strip_len) {
+            return Ok(());
+        }
+        let blocks = |bytes: u64| u32::try_from(bytes / BLOCK_LEN as u64).unwrap_or(u32::MAX);
+        let blocks_min = blocks(strip_len);
+        let blocks_max = match self.rest() {
+            Some(rest) => blocks(self.shape.column_len(rest)),
+            None => {
+                let len = self.lease_len.next_multiple_of(self.shape.stripe_len());
+                self.lease_len = (self.lease_len * 2).min(LEASE_LEN_MAX);
+                blocks(self.shape.column_len(len))
+            }
+        };
+        let lease = self.bodies.lessor.lease(blocks_min, blocks_max).await?;
+        self.leases.push(lease.id);
+        let placement = lease.placement;
+        assert!(
+            (blocks_min..=blocks_max).contains(&lease.blocks)
+                && placement.columns.len() == self.bodies.files.geometry().columns(),
+            "a lease of {} blocks of {placement:?}, asked for {blocks_min} to {blocks_max}",
+            lease.blocks
+        );
+        for column in &placement.columns {
+            if self.bodies.files.locate(ExtentClass::Data, *column).is_none() {
+                return Err(BodyError::Absent { disk: column.disk, extent: placement.id });
+            }
+            if !self.touched.iter().any(|(disk, _)| *disk == column.disk) {
+                self.touched.push((column.disk, self.bodies.syncs.mark(column.disk)));
+            }
+        }
+        self.body.segments.push(Segment { extent: placement.id, block: lease.block, len: 0 });
+        self.lease = Some(OpenLease { placement, block: lease.block, end: lease.block + lease.blocks });
+        Ok(())
+    }
+
+    /// Takes memory for as many stripes as lease, expected length and memory allow.
+    async fn open_run(&mut self) {
+        let room = self.lease.as_ref().expect("leased before").room();
+        let room = self.rest().map_or(room, |rest| room.min(self.shape.column_len(rest)));
+        let strip_len = self.shape.strip_len();
+        let columns = self.bodies.files.geometry().columns();
+        let fitting = |limit: u64| if room <= limit { room } else { limit / strip_len * strip_len };
+        let shortest = room.min(strip_len);
+        let longest = fitting(run_column_len(columns)).max(shortest);
+        // A run that could end in the middle of nothing holds whole strips, unless the body ends in it.
+        let ends_here = self.rest().is_some_and(|rest| longest == self.shape.column_len(rest));
+        let longest = if ends_here { longest } else { (longest / strip_len * strip_len).max(shortest) };
+
+        let budget = &self.bodies.core.budget;
+        // When memory is short, many writers with a stripe each get further than few with a run each.
+        let plenty = budget.used() < budget.capacity() / 2;
+        let mut column_len = if plenty { longest } else { shortest };
+        let mut permit = budget.reserve(columns * buf_len(column_len)).await;
+        let arena = self.bodies.core.core.arena();
+        let columns = loop {
+            let bufs: Option<Vec<Buf>> = (0..columns).map(|_| arena.try_alloc(column_len as usize)).collect();
+            if let Some(bufs) = bufs {
+                break bufs;
+            }
+            if column_len <= shortest {
+                let mut bufs = Vec::with_capacity(columns);
+                for _ in 0..columns {
+                    bufs.push(arena.alloc(column_len as usize).await);
+                }
+                break bufs;
+            }
+            column_len = (column_len / 2 / strip_len * strip_len).max(shortest);
+            permit.shrink(columns * buf_len(column_len));
+        };
+        self.run = Some(Run {
+            columns,
+            permit,
+            column_len: column_len as usize,
+            filled: 0,
+            strip_len: strip_len.min(column_len) as usize,
+            stripe_filled: 0,
+        });
+    }
+
+    /// Checksums and encodes the open stripe, which is full or padded.
+    fn end_stripe(&mut self) {
+        let Some(run) = &mut self.run else { return };
+        let (at, len) = (run.filled, run.strip_len);
+        let k = self.shape.k() as usize;
+        self.bodies.core.codec.borrow_mut().encode(&mut run.columns, at, len);
+        for (column, buf) in run.columns.iter().enumerate() {
+            let crcs = if column < k { &mut self.body.crcs } else { &mut self.parity_crcs };
+            crcs.extend(buf[at..at + len].chunks(BLOCK_CRC_LEN as usize).map(crc32c));
+        }
+        let segment = self.body.segments.last_mut().expect("a run lies in a segment");
+        segment.len += run.stripe_filled as u64;
+        self.body.len += run.stripe_filled as u64;
+        run.filled += len;
+        run.stripe_filled = 0;
+        run.strip_len = run.strip_len.min(run.column_len - run.filled);
+        if len < self.shape.strip_len() as usize {
+            // A short stripe is the last of its segment.
+            run.column_len = run.filled;
+        }
+    }
+
+    /// Pads the open stripe and gives its strips the length that its bytes need.
+    fn end_last_stripe(&mut self) {
+        let Some(run) = &mut self.run else { return };
+        if run.stripe_filled == 0 {
+            return;
+        }
+        let strip_len = self.shape.short_strip_len(run.stripe_filled as u64) as usize;
+        run.narrow(self.shape.k() as usize, strip_len);
+        self.end_stripe();
+    }
+
+    /// Starts the writes of the open run, one per column.
+    fn send_run(&mut self) -> Result<(), BodyError> {
+        let Some(run) = self.run.take().filter(|run| run.filled > 0) else { return Ok(()) };
+        let lease = self.lease.as_mut().expect("a run lies in a lease");
+        let extent = lease.placement.id;
+        let offset = u64::from(lease.block) * BLOCK_LEN as u64;
+        let blocks = (run.filled / BLOCK_LEN) as u32;
+        assert!(lease.block + blocks <= lease.end, "a run beyond its lease");
+        lease.block += blocks;
+        if !(run.filled as u64).is_multiple_of(self.shape.strip_len()) {
+            // Behind a short stripe no other can follow in the same segment.
+            lease.end = lease.block;
+        }
+        self.leases.count(blocks);
+        let permit = Rc::new(run.permit);
+        let mut writes = Vec::with_capacity(run.columns.len());
+        for (column, mut buf) in lease.placement.columns.iter().zip(run.columns) {
+            let disk = column.disk;
+            let Some((file, origin)) = self.bodies.files.locate(ExtentClass::Data, *column) else {
+                return Err(BodyError::Absent { disk, extent });
+            };
+            buf.set_len(run.filled);
+            let (file, bytes, permit) = (file.clone(), buf.freeze(), Rc::clone(&permit));
+            writes.push(self.bodies.core.core.spawn(async move {
+                let result = file.write_at(bytes, origin + offset, WriteMode::Volatile).await;
+                drop(permit);
+                result.map_err(|error| BodyError::Device {
+                    operation: Operation::Write,
+                    disk,
+                    extent,
+                    error: DeviceError::from(&error),
+                })
+            }));
+        }
+        self.flights.push_back(Flight { writes });
+        Ok(())
+    }
+
+    async fn land_oldest(&mut self) -> Result<(), BodyError> {
+        let Some(flight) = self.flights.front_mut() else { return Ok(()) };
+        flight.land().await?;
+        self.flights.pop_front();
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<(), BodyError> {
+        // All are asked for before the first is awaited: the disks flush side by side.
+        let syncs: Vec<_> =
+            self.touched.iter().map(|&(disk, mark)| (disk, self.bodies.syncs.sync(disk, mark))).collect();
+        let extent = self.body.segments.last().map(|segment| segment.extent);
+        for (disk, sync) in syncs {
+            sync.await.map_err(|error| BodyError::Device {
+                operation: Operation::Sync,
+                disk,
+                extent: extent.expect("a disk is touched for a segment"),
+                error,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    /// Blocks are given back only when no write to them is under way any more: their next owner must not be
+    /// overwritten by a late one.
+    fn drop(&mut self) {
+        let leases = self.leases.take();
+        let flights = std::mem::take(&mut self.flights);
+        if flights.is_empty() {
+            return;
+        }
+        drop(self.bodies.core.core.spawn(async move {
+            for mut flight in flights {
+                while flight.land().await.is_err() {}
+            }
+            drop(leases);
+        }));
+    }
+}
+
+impl OpenLease {
+    /// Bytes left in every column.
+    fn room(&self) -> u64 {
+        u64::from(self.end - self.block) * BLOCK_LEN as u64
+    }
+}
+
+impl Run {
+    fn is_full(&self) -> bool {
+        self.filled == self.column_len
+    }
+
+    /// Copies bytes into the open stripe; returns how many fitted.
+    fn fill(&mut self, k: usize, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() && self.stripe_filled < k * self.strip_len {
+            let (strip, at) = (self.stripe_filled / self.strip_len, self.stripe_filled % self.strip_len);
+            let len = (self.strip_len - at).min(bytes.len() - taken);
+            let start = self.filled + at;
+            self.columns[strip][start..start + len].copy_from_slice(&bytes[taken..taken + len]);
+            taken += len;
+            self.stripe_filled += len;
+        }
+        taken
+    }
+
+    /// Lays the open stripe out anew with shorter strips, and pads it with zeros.
+    fn narrow(&mut self, k: usize, strip_len: usize) {
+        let (old_len, len, at) = (self.strip_len, self.stripe_filled, self.filled);
+        debug_assert!(strip_len <= old_len && k * strip_len >= len);
+        // From the last strip down: every strip takes bytes only from itself and from those before it.
+        for strip in (0..k).rev() {
+            let (start, end) = ((strip * strip_len).min(len), ((strip + 1) * strip_len).min(len));
+            let mut to_end = if strip_len == old_len { start } else { end };
+            while to_end > start {
+                let from = (to_end - 1) / old_len;
+                let from_start = start.max(from * old_len);
+                let source = at + from_start - from * old_len..at + to_end - from * old_len;
+                let target = at + from_start - strip * strip_len;
+                if from == strip {
+                    self.columns[strip].copy_within(source, target);
+                } else {
+                    let (before, after) = self.columns.split_at_mut(strip);
+                    after[0][target..target + source.len()].copy_from_slice(&before[from][source]);
+                }
+                to_end = from_start;
+            }
+            self.columns[strip][at + end - start..at + strip_len].fill(0);
+        }
+        self.strip_len = strip_len;
+    }
+}
+
+impl Flight {
+    /// Waits for the writes one by one; after an error, call again for the rest.
+    async fn land(&mut self) -> Result<(), BodyError> {
+        while let Some(write) = self.writes.last_mut() {
+            let result = write.await;
+            self.writes.pop();
+            // A write task ends by itself alone; `None` would say that it was cancelled.
+            result.unwrap_or(Err(BodyError::Closed))?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes per column of a run over `columns` columns: a power of two, as that is what arena buffers are.
+fn run_column_len(columns: usize) -> u64 {
+    let share = (RUN_LEN_MAX / columns).min(BUF_LEN_MAX);
+    1 << share.ilog2()
+}
+
+/// What a buffer for `len` bytes takes from the arena.
+pub(super) fn buf_len(len: u64) -> usize {
+    (len as usize).next_power_of_two().max(BLOCK_LEN)
+}
