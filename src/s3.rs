@@ -18,6 +18,7 @@ pub mod percent;
 pub mod query;
 pub mod range;
 pub mod request;
+pub mod response;
 pub mod time;
 pub mod unset;
 pub mod version_id;

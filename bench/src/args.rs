@@ -37,6 +37,22 @@ pub enum Command {
     Compare(CompareArgs),
 }
 
+/// A secret that `Debug` does not show.
+#[derive(Clone)]
+pub struct SecretKey(pub(crate) String);
+
+impl std::fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl From<&str> for SecretKey {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 /// What every workload takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LoadArgs {
@@ -49,7 +65,7 @@ pub struct LoadArgs {
     /// Secret key. Else BASALT_ROOT_SECRET_KEY, else AWS_SECRET_ACCESS_KEY: the environment is the better
     /// place, because other users see a command line.
     #[arg(long)]
-    pub secret_key: Option<String>,
+    pub secret_key: Option<SecretKey>,
     /// Region of the signature.
     #[arg(long, env = "AWS_REGION", default_value = "us-east-1")]
     pub region: String,

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -142,34 +142,33 @@ impl Answer {
     }
 }
 
+type Connection = Pin<Box<http1::Connection<TokioIo<Stream>, Body>>>;
+
 struct Link {
     sender: http1::SendRequest<Body>,
-    connection: Pin<Box<http1::Connection<TokioIo<Stream>, Body>>>,
-    ended: bool,
+    /// None once it has ended: only its being dropped tells the sender.
+    connection: Option<Connection>,
 }
 
 impl Link {
     /// Polls `future` and the connection that it waits for, in one task.
-    async fn drive<F: Future>(
-        connection: &mut Pin<Box<http1::Connection<TokioIo<Stream>, Body>>>,
-        ended: &mut bool,
-        future: F,
-    ) -> F::Output {
+    async fn drive<F: Future>(connection: &mut Option<Connection>, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(output);
             }
-            if *ended {
-                return Poll::Pending;
-            }
-            if connection.as_mut().poll(cx).is_ready() {
-                *ended = true;
-            }
+            Self::advance(connection, cx);
             // What the connection just received spares the task another round through the scheduler.
             future.as_mut().poll(cx)
         })
         .await
+    }
+
+    fn advance(connection: &mut Option<Connection>, cx: &mut Context<'_>) {
+        if connection.as_mut().is_some_and(|connection| connection.as_mut().poll(cx).is_ready()) {
+            *connection = None;
+        }
     }
 }
 
@@ -189,6 +188,11 @@ impl Client {
         sign_payload: bool,
     ) -> Self {
         Self { target, signer: Signer::new(credentials, region), sign_payload, link: None }
+    }
+
+    /// Connects, so that the first request does not pay for it. When that fails, the first request will say so.
+    pub(crate) async fn connect_ahead(&mut self) {
+        let _ = tokio::time::timeout(self.target.timeout, self.connect()).await;
     }
 
     /// Sends one request; the body of a 2xx answer goes to `on_body` as it arrives. When `on_body` breaks,
@@ -240,7 +244,7 @@ impl Client {
     ) -> Result<Answer, Failure> {
         let request = self.sign(request);
         self.connect().await?;
-        let Some(Link { sender, connection, ended }) = &mut self.link else {
+        let Some(Link { sender, connection }) = &mut self.link else {
             return Err(Failure::Connect("no connection".to_owned()));
         };
         let transport = |error: hyper::Error| Failure::Transport(with_causes(&error));
@@ -268,7 +272,7 @@ impl Client {
             }
             if answer.status.is_success() { Ok(answer) } else { Err(refused(answer.status, &refusal)) }
         };
-        let outcome = Link::drive(connection, ended, exchange).await;
+        let outcome = Link::drive(connection, exchange).await;
         if unread {
             self.link = None;
         }
@@ -277,10 +281,15 @@ impl Client {
 
     /// Makes sure that there is a connection on which a request can be sent.
     async fn connect(&mut self) -> Result<(), Failure> {
-        if let Some(Link { sender, connection, ended }) = &mut self.link {
+        if let Some(Link { sender, connection }) = &mut self.link {
             // Polling the connection notices that the server closed it. No request was sent yet.
-            let ready = Link::drive(connection, ended, sender.ready()).await;
-            if ready.is_ok() && !*ended {
+            poll_fn(|cx| {
+                Link::advance(connection, cx);
+                Poll::Ready(())
+            })
+            .await;
+            let ready = Link::drive(connection, sender.ready()).await;
+            if ready.is_ok() && connection.is_some() {
                 return Ok(());
             }
             self.link = None;
@@ -290,7 +299,7 @@ impl Client {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Failure::Connect(with_causes(&error)))?;
-        self.link = Some(Link { sender, connection: Box::pin(connection), ended: false });
+        self.link = Some(Link { sender, connection: Some(Box::pin(connection)) });
         Ok(())
     }
 

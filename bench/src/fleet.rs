@@ -79,8 +79,7 @@ where
     W: Future<Output = ()> + 'static,
 {
     if !plan.client_cpus.is_empty() {
-        let cpu = plan.client_cpus[number % plan.client_cpus.len()];
-        pin(cpu).map_err(|source| Error::System { what: format!("cannot run on CPU {cpu}"), source })?;
+        pin(&[plan.client_cpus[number % plan.client_cpus.len()]])?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -96,11 +95,15 @@ where
     Ok(tally.take())
 }
 
-fn pin(cpu: usize) -> std::io::Result<()> {
-    if cpu >= CpuSet::MAX_CPU {
-        return Err(std::io::ErrorKind::InvalidInput.into());
+/// Keeps the calling thread, and threads that it starts, to these CPUs.
+pub(crate) fn pin(cpus: &[usize]) -> Result<(), Error> {
+    let refused = |source| Error::System { what: format!("cannot run on CPUs {cpus:?}"), source };
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        if *cpu >= CpuSet::MAX_CPU {
+            return Err(refused(std::io::ErrorKind::InvalidInput.into()));
+        }
+        set.set(*cpu);
     }
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu);
-    Ok(sched_setaffinity(None, &cpus)?)
+    sched_setaffinity(None, &set).map_err(|error| refused(error.into()))
 }

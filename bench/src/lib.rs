@@ -34,7 +34,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::args::{Args, Command, CompareArgs, ListArgs, LoadArgs, MixedArgs, MultipartArgs, RangeArgs};
+pub use crate::args::{
+    Args, Command, CompareArgs, ListArgs, LoadArgs, MixedArgs, MultipartArgs, RangeArgs, SecretKey,
+};
 pub use crate::client::Failure;
 pub use crate::error::Error;
 use crate::keyspace::Keyspace;
@@ -78,6 +80,10 @@ pub fn measure_command(command: &Command) -> Result<Option<Report>, Error> {
 }
 
 fn measure(plan: &Arc<Plan>) -> Result<Report, Error> {
+    if !plan.client_cpus.is_empty() {
+        // This thread too: one that may run beside the server would count as sharing its CPUs.
+        fleet::pin(&plan.client_cpus)?;
+    }
     let keyspace = Arc::new(Keyspace::new(
         &plan.prefix,
         plan.seed,

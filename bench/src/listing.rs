@@ -41,17 +41,25 @@ impl Page {
     pub(crate) fn parse(xml: &str) -> Result<Self, String> {
         let mut reader = Reader::from_str(xml);
         let mut page = Self::default();
-        let mut path: Vec<String> = Vec::new();
+        let mut depth = 0;
+        let mut section = Section::Other;
         let mut text = String::new();
+        // One pass without allocations per element: the load generator shares CPUs with the server.
         loop {
             match reader.read_event().map_err(|error| error.to_string())? {
                 Event::Start(start) => {
+                    depth += 1;
                     text.clear();
-                    path.push(start.to_owned().local_name().as_ref().to_owned());
-                    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-                        ["ListBucketResult", "Contents"] => page.keys.push(ListedKey::default()),
-                        ["ListBucketResult", ..] => {}
-                        _ => return Err("no ListBucketResult".to_owned()),
+                    match (depth, start.local_name().as_ref()) {
+                        (1, "ListBucketResult") => {}
+                        (1, _) => return Err("no ListBucketResult".to_owned()),
+                        (2, "Contents") => {
+                            section = Section::Contents;
+                            page.keys.push(ListedKey::default());
+                        }
+                        (2, "CommonPrefixes") => section = Section::CommonPrefixes,
+                        (2, _) => section = Section::Other,
+                        _ => {}
                     }
                 }
                 Event::Text(part) => text.push_str(&part),
@@ -61,11 +69,11 @@ impl Page {
                         resolve(&reference).ok_or_else(|| format!("unknown entity &{};", &*reference))?,
                     );
                 }
-                Event::End(_) => {
-                    page.take(&path, &text)?;
+                Event::End(end) => {
+                    page.take(section, depth, end.local_name().as_ref(), &text)?;
                     text.clear();
-                    path.pop();
-                    if path.is_empty() {
+                    depth -= 1;
+                    if depth == 0 {
                         return Ok(page);
                     }
                 }
@@ -75,14 +83,14 @@ impl Page {
         }
     }
 
-    fn take(&mut self, path: &[String], text: &str) -> Result<(), String> {
+    fn take(&mut self, section: Section, depth: usize, name: &str, text: &str) -> Result<(), String> {
         let number = || text.parse::<u64>().map_err(|_| format!("{text:?} is no number"));
-        match path.iter().map(String::as_str).collect::<Vec<_>>()[1..] {
-            ["IsTruncated"] => self.truncated = text == "true",
-            ["NextContinuationToken"] => self.next_token = Some(text.to_owned()),
-            ["KeyCount"] => self.key_count = Some(number()?),
-            ["CommonPrefixes", "Prefix"] => self.common_prefixes.push(text.to_owned()),
-            ["Contents", field] => {
+        match (section, depth, name) {
+            (Section::Other, 2, "IsTruncated") => self.truncated = text == "true",
+            (Section::Other, 2, "NextContinuationToken") => self.next_token = Some(text.to_owned()),
+            (Section::Other, 2, "KeyCount") => self.key_count = Some(number()?),
+            (Section::CommonPrefixes, 3, "Prefix") => self.common_prefixes.push(text.to_owned()),
+            (Section::Contents, 3, field) => {
                 let Some(listed) = self.keys.last_mut() else { return Ok(()) };
                 match field {
                     "Key" => text.clone_into(&mut listed.key),
@@ -95,6 +103,14 @@ impl Page {
         }
         Ok(())
     }
+}
+
+/// The child of ListBucketResult that is being read.
+#[derive(Clone, Copy)]
+enum Section {
+    Contents,
+    CommonPrefixes,
+    Other,
 }
 
 fn resolve(reference: &quick_xml::events::BytesRef<'_>) -> Option<char> {

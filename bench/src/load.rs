@@ -1,14 +1,15 @@
-//! The measured window: warm-up, measurement, drain.
+//! The measured window: all slots connect, then warm-up, measurement, drain.
 //!
 //! An operation counts when it ends within the window; those in flight when it begins and those in flight
 //! when it ends balance each other. With `--rate` requests are due at fixed times, whether or not earlier ones
 //! were answered, and latency counts from when a request was due: a stall is charged to every request that it
 //! delayed (no coordinated omission).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::client::Failure;
 use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::keyspace::Keyspace;
@@ -18,12 +19,17 @@ use crate::progress::Progress;
 use crate::slot::{Done, Slot};
 use crate::tally::{Row, Tally};
 
-const WARMING: u8 = 0;
-const MEASURING: u8 = 1;
-const DRAINING: u8 = 2;
+const CONNECTING: u8 = 0;
+const WARMING: u8 = 1;
+const MEASURING: u8 = 2;
+const DRAINING: u8 = 3;
 
 /// How often memory is looked at and progress shown.
 const TICK: Duration = Duration::from_millis(50);
+/// How often a connected slot looks whether all others are, too.
+const START_POLL: Duration = Duration::from_millis(1);
+/// Before a slot that could not connect tries again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 /// A slot that found nothing to do so often in a row has nothing left to do.
 const IDLE_TURNS_MAX: u32 = 64;
 
@@ -40,7 +46,10 @@ pub struct Measured {
 
 struct Shared {
     phase: AtomicU8,
-    started: Instant,
+    /// When the load began: from then on requests are due.
+    started: OnceLock<Instant>,
+    /// Slots that have connected, or failed to.
+    connected: AtomicUsize,
     /// Operations begun in the window.
     op_tickets: AtomicU64,
     op_count: u64,
@@ -54,28 +63,31 @@ pub(crate) fn run(plan: &Arc<Plan>, keyspace: &Arc<Keyspace>) -> Result<Measured
     // What cannot be observed is said before the load begins.
     watch.sample()?;
     let shared = Arc::new(Shared {
-        phase: AtomicU8::new(WARMING),
-        started: Instant::now(),
+        phase: AtomicU8::new(CONNECTING),
+        started: OnceLock::new(),
+        connected: AtomicUsize::new(0),
         op_tickets: AtomicU64::new(0),
         op_count: plan.bounds.op_count.unwrap_or(u64::MAX),
         ops_done: AtomicU64::new(0),
         bytes_done: AtomicU64::new(0),
     });
-    // Without a warm-up the first request must find the window open.
-    let mut before = None;
-    if plan.bounds.warmup.is_zero() {
-        before = Some(open_window(&watch, &shared)?);
-    }
     let of_slots = Arc::clone(&shared);
     let fleet = Fleet::start(plan, keyspace, move |slot| run_slot(slot, Arc::clone(&of_slots)))?;
     let mut exhausted = false;
-    let before = match before {
-        Some(before) => before,
-        None => {
-            exhausted = fleet.ended_within(plan.bounds.warmup);
-            open_window(&watch, &shared)?
-        }
-    };
+    // Bounded: a thread that could not start has slots that never connect.
+    let connected_by = Instant::now() + plan.target.timeout;
+    while shared.connected.load(Ordering::Relaxed) < plan.slot_count
+        && !exhausted
+        && Instant::now() < connected_by
+    {
+        exhausted = fleet.ended_within(START_POLL);
+    }
+    shared.started.get_or_init(Instant::now);
+    if !plan.bounds.warmup.is_zero() {
+        shared.phase.store(WARMING, Ordering::Relaxed);
+        exhausted = fleet.ended_within(plan.bounds.warmup);
+    }
+    let before = open_window(&watch, &shared)?;
 
     let progress = Progress::new(plan, "measuring", plan.bounds.duration, plan.bounds.op_count);
     let opened = Instant::now();
@@ -116,9 +128,15 @@ fn open_window(watch: &Watch, shared: &Shared) -> Result<Sample, Error> {
 
 async fn run_slot(mut slot: Slot, shared: Arc<Shared>) {
     let plan = Arc::clone(&slot.plan);
-    let mut schedule =
-        plan.rate.map(|rate| Schedule::new(rate, slot.number, plan.slot_count, shared.started));
+    slot.connect_ahead().await;
+    shared.connected.fetch_add(1, Ordering::Relaxed);
+    while shared.phase.load(Ordering::Relaxed) == CONNECTING {
+        tokio::time::sleep(START_POLL).await;
+    }
+    let started = *shared.started.get_or_init(Instant::now);
+    let mut schedule = plan.rate.map(|rate| Schedule::new(rate, slot.number, plan.slot_count, started));
     let mut idle_turns = 0;
+    let mut has_ticket = false;
     loop {
         let due = match &mut schedule {
             None => None,
@@ -126,7 +144,13 @@ async fn run_slot(mut slot: Slot, shared: Arc<Shared>) {
         };
         match shared.phase.load(Ordering::Relaxed) {
             DRAINING => return,
-            MEASURING if shared.op_tickets.fetch_add(1, Ordering::Relaxed) >= shared.op_count => return,
+            // The ticket of a turn that found nothing to do is still good.
+            MEASURING if idle_turns == 0 || !has_ticket => {
+                if shared.op_tickets.fetch_add(1, Ordering::Relaxed) >= shared.op_count {
+                    return;
+                }
+                has_ticket = true;
+            }
             _ => {}
         }
         let operation = plan.mix.draw(slot.random.next());
@@ -141,6 +165,9 @@ async fn run_slot(mut slot: Slot, shared: Arc<Shared>) {
             continue;
         }
         idle_turns = 0;
+        if matches!(outcome, Err(Failure::Connect(_))) {
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+        }
         if shared.phase.load(Ordering::Relaxed) != MEASURING {
             continue;
         }
@@ -206,10 +233,11 @@ const MAX_WAIT: Duration = Duration::from_secs(86_400 * 2);
 mod tests {
     use super::*;
 
-    fn shared(started: Instant) -> Shared {
+    fn shared() -> Shared {
         Shared {
             phase: AtomicU8::new(MEASURING),
-            started,
+            started: OnceLock::new(),
+            connected: AtomicUsize::new(0),
             op_tickets: AtomicU64::new(0),
             op_count: 1,
             ops_done: AtomicU64::new(0),
@@ -222,7 +250,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.expect("a runtime").block_on(async {
             let started = Instant::now() - Duration::from_secs(10);
-            let shared = shared(started);
+            let shared = shared();
             let mut schedule = Schedule::new(4.0, 1, 2, started);
             let due = [schedule.next(&shared).await, schedule.next(&shared).await];
             let expected = [Duration::from_millis(250), Duration::from_millis(750)];

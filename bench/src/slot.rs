@@ -78,6 +78,11 @@ impl Slot {
         }
     }
 
+    /// Connects, so that the first operation does not pay for it.
+    pub(crate) async fn connect_ahead(&mut self) {
+        self.client.connect_ahead().await;
+    }
+
     /// Does one operation of the workload on an object of its own choice.
     pub(crate) async fn perform(&mut self, operation: Operation) -> Result<Done, Failure> {
         let in_order = self.plan.workload != "mixed";

@@ -78,7 +78,7 @@ impl ETag {
     pub fn push_bare(self, out: &mut String) {
         let mut digits = [0; 32];
         hex::encode_to_slice(self.md5, &mut digits).expect("32 digits hold 16 bytes");
-        out.extend(digits.iter().map(|&b| char::from(b)));
+        out.push_str(std::str::from_utf8(&digits).expect("hex digits are ASCII"));
         if self.part_count > 0 {
             out.push('-');
             out.push_str(&self.part_count.to_string());

@@ -50,20 +50,39 @@ fn invalid(raw: &str) -> S3Error {
 /// a space becomes `+`, every other byte of the UTF-8 form becomes `%XX`.
 pub fn push_list_encoded(out: &mut String, text: &str) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    for b in text.bytes() {
-        match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' | b'/' => {
-                out.push(char::from(b));
-            }
-            b' ' => out.push('+'),
-            _ => {
-                out.push('%');
-                out.push(char::from(DIGITS[usize::from(b >> 4)]));
-                out.push(char::from(DIGITS[usize::from(b & 15)]));
-            }
+    // Runs that stay as they are, all of them ASCII, are copied whole.
+    let mut copied = 0;
+    for (index, b) in text.bytes().enumerate() {
+        if LIST_UNRESERVED[usize::from(b)] {
+            continue;
+        }
+        // Between two bytes of one character there is nothing to copy, and no boundary to cut at.
+        if copied < index {
+            out.push_str(&text[copied..index]);
+        }
+        copied = index + 1;
+        if b == b' ' {
+            out.push('+');
+        } else {
+            out.push('%');
+            out.push(char::from(DIGITS[usize::from(b >> 4)]));
+            out.push(char::from(DIGITS[usize::from(b & 15)]));
         }
     }
+    out.push_str(&text[copied..]);
 }
+
+/// The bytes that `encoding-type=url` leaves alone.
+const LIST_UNRESERVED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0;
+    while b < 128 {
+        let c = b as u8;
+        table[b] = c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.' | b'*' | b'/');
+        b += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

@@ -187,6 +187,7 @@ fn header_in_query(name: &str) -> Option<HeaderName> {
 }
 
 fn service_operation(request: &Request<'_>) -> Result<Operation> {
+    request.subresource(Scope::Service)?;
     match request.verb()? {
         Verb::Get => Ok(Operation::ListBuckets(ListBucketsParameters::of_query(request.query)?)),
         verb => Err(subresource::method_not_allowed(verb.name(), "SERVICE", &[Verb::Get])),

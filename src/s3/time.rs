@@ -104,11 +104,11 @@ impl Timestamp {
     }
 }
 
-fn push_digits(out: &mut String, value: u64, width: u32) {
-    for place in (0..width).rev() {
-        let digit = value / 10u64.pow(place) % 10;
-        out.push(char::from(b'0' + digit as u8));
-    }
+/// Appends the last `width` digits of `value`; `width` is 2 or 4.
+fn push_digits(out: &mut String, value: u64, width: usize) {
+    let digit = |place: u64| b'0' + (value / place % 10) as u8;
+    let digits = [digit(1000), digit(100), digit(10), digit(1)];
+    out.push_str(std::str::from_utf8(&digits[4 - width..]).expect("digits are ASCII"));
 }
 
 fn push_time_of_day(out: &mut String, c: &Civil) {

@@ -3,7 +3,7 @@
 //! A never-versioned bucket holds only `null` versions, so every other well-formed id is unknown
 //! there; whether it is unknown is for the owner of the key to say, after bucket and key were found.
 
-use super::error::{Result, S3Error};
+use super::error::{ErrorCode, Result, S3Error};
 
 /// The lengths of an id that a version could have, in bytes.
 const NAMED_LEN_MIN: usize = 32;
@@ -31,6 +31,11 @@ impl VersionId {
         }
     }
 
+    /// The 404 for a version that `key` does not have.
+    pub fn not_found(&self, key: &str) -> S3Error {
+        S3Error::new(ErrorCode::NoSuchVersion).with("Key", key).with("VersionId", self.as_str())
+    }
+
     pub fn as_str(&self) -> &str {
         match self {
             Self::Null => "null",
@@ -42,13 +47,13 @@ impl VersionId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::s3::error::ErrorCode;
 
     #[test]
     fn behaviour_21_a_malformed_version_id_is_400_and_a_well_formed_one_is_looked_up() {
         assert_eq!(VersionId::parse("null"), Ok(VersionId::Null));
         let named = VersionId::parse("3sL4kqtJlcpXroDTDmJ.rmSpXd3dIbrH").expect("32 characters");
         assert_eq!(named.as_str(), "3sL4kqtJlcpXroDTDmJ.rmSpXd3dIbrH");
+        assert_eq!(named.not_found("k").status(), 404);
         for text in ["", "notaversionid", "Null", &"a".repeat(65), &"é".repeat(20), &" ".repeat(32)] {
             let error = VersionId::parse(text).expect_err(text);
             assert_eq!(error.code(), ErrorCode::InvalidArgument, "{text}");

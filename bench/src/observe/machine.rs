@@ -36,6 +36,9 @@ impl Machine {
     }
 }
 
+/// Shares of fewer ticks than this are noise, and count as idle.
+const TICKS_MIN: u64 = 20;
+
 /// Ticks of all CPUs, from the first line of /proc/stat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuTimes {
@@ -70,7 +73,11 @@ impl CpuTimes {
 
 impl MachineUsage {
     pub fn between(before: &CpuTimes, after: &CpuTimes) -> Self {
-        let sum = after.sum.saturating_sub(before.sum).max(1) as f64;
+        let ticks = after.sum.saturating_sub(before.sum);
+        if ticks < TICKS_MIN {
+            return Self { idle: 1.0, steal: 0.0 };
+        }
+        let sum = ticks as f64;
         Self {
             idle: after.idle.saturating_sub(before.idle) as f64 / sum,
             steal: after.steal.saturating_sub(before.steal) as f64 / sum,
@@ -88,6 +95,8 @@ mod tests {
         let before = times("cpu  10 0 10 50 10 0 0 20 0 0\ncpu0 1");
         let after = times("cpu  30 0 20 90 20 0 0 40 9 9\ncpu0 1");
         assert_eq!(MachineUsage::between(&before, &after), MachineUsage { idle: 0.5, steal: 0.2 });
+        let idle = MachineUsage { idle: 1.0, steal: 0.0 };
+        assert_eq!(MachineUsage::between(&before, &before), idle, "a window too short to tell");
         assert_eq!(CpuTimes::parse("intr 1"), None);
     }
 

@@ -136,7 +136,7 @@ fn resources(text: &mut String, report: &Report) -> std::fmt::Result {
     for disk in &report.disks {
         writeln!(
             text,
-            "disk    {}: per operation {} flushes, {} writes of {} bytes, {} reads of {} bytes; \
+            "disk    {}: per operation {} flushes, {} writes ({} bytes), {} reads ({} bytes); \
              {} bytes written per byte put; busy {:.0} %",
             disk.device,
             figure(disk.flushes_per_op, 3),

@@ -14,6 +14,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use md5::{Digest as _, Md5};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tokio_rustls::TlsAcceptor;
 
 /// What the server does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub(crate) enum Lie {
     ForgetPuts,
     /// Complete of an upload joins the parts in reverse.
     ReverseParts,
+    /// Each connection is closed after one answer: honest, and no error.
+    HangUp,
     /// Every fifth request is refused: honest, and an error.
     Refuse,
 }
@@ -68,6 +72,24 @@ type Answer = Response<Full<Bytes>>;
 
 impl FakeS3 {
     pub(crate) fn start(lie: Lie) -> (Self, SocketAddr) {
+        Self::start_with(lie, None)
+    }
+
+    /// Speaks TLS with a certificate that nobody trusts.
+    pub(crate) fn start_tls() -> (Self, SocketAddr) {
+        let certificate = CertificateDer::from(&include_bytes!("certificate.der")[..]);
+        let key = PrivatePkcs8KeyDer::from(&include_bytes!("key.der")[..]);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions that ring knows")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key.into())
+            .expect("a key that belongs to its certificate");
+        Self::start_with(Lie::None, Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    fn start_with(lie: Lie, tls: Option<TlsAcceptor>) -> (Self, SocketAddr) {
         let fake = Self { lie, state: Arc::default() };
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
@@ -76,7 +98,7 @@ impl FakeS3 {
         std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
-            runtime.block_on(served.accept(listener));
+            runtime.block_on(served.accept(listener, tls));
         });
         (fake, address)
     }
@@ -95,7 +117,7 @@ impl FakeS3 {
         state.buckets.entry(bucket.to_owned()).or_default().insert(key.to_owned(), object);
     }
 
-    async fn accept(self, listener: std::net::TcpListener) {
+    async fn accept(self, listener: std::net::TcpListener, tls: Option<TlsAcceptor>) {
         let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
         let connections = tokio::task::LocalSet::new();
         let accept = async {
@@ -107,9 +129,19 @@ impl FakeS3 {
                     let fake = fake.clone();
                     async move { Ok::<_, Infallible>(fake.answer(request).await) }
                 });
-                tokio::task::spawn_local(
-                    http1::Builder::new().serve_connection(TokioIo::new(stream), service),
-                );
+                let mut server = http1::Builder::new();
+                server.keep_alive(self.lie != Lie::HangUp);
+                let tls = tls.clone();
+                tokio::task::spawn_local(async move {
+                    // How a connection ends is the client's to judge.
+                    let _ = match tls {
+                        None => server.serve_connection(TokioIo::new(stream), service).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => server.serve_connection(TokioIo::new(stream), service).await,
+                            Err(_refused) => Ok(()),
+                        },
+                    };
+                });
             }
         };
         connections.run_until(accept).await;

@@ -191,6 +191,31 @@ fn refusals_are_counted_by_code() {
 }
 
 #[test]
+fn a_server_that_hangs_up_is_reached_again() {
+    let (_, address) = FakeS3::start(Lie::HangUp);
+    let report = measure(address, "mixed --ops 100 --objects 10 --size 5000 -c 2");
+    assert_eq!((report.exit_code(false), report.total.count), (0, 100), "{}", report.table());
+}
+
+#[test]
+fn tls() {
+    let (fake, address) = FakeS3::start_tls();
+    let endpoint = format!("https://localhost:{}", address.port());
+    let secure = |line: &str| {
+        let words = ["bench"].into_iter().chain(line.split_whitespace());
+        let rest = ["--endpoint", &endpoint, "--access-key", "test", "--secret-key", "secret", "--quiet"];
+        let line = Line::try_parse_from(words.chain(rest)).expect("a valid line");
+        basalt_bench::measure_command(&line.args.command)
+    };
+    let report = secure("get --insecure --ops 20 --objects 5 --size 300000 -c 2");
+    let report = report.expect("a result").expect("a load command");
+    assert_eq!(report.exit_code(false), 0, "{}", report.table());
+    assert!(fake.contents().is_empty());
+    let refused = secure("get --ops 1 --objects 1 -c 1");
+    assert!(matches!(refused, Err(Error::Request { .. } | Error::Argument { .. })), "{refused:?}");
+}
+
+#[test]
 fn kept_objects_can_be_used_again() {
     let (fake, address) = FakeS3::start(Lie::None);
     let objects = "--objects 20 --size 1000-2000 -c 2 --ops 20";

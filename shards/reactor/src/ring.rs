@@ -4,22 +4,32 @@ mod buffers;
 mod driver;
 mod executor;
 mod file;
+pub(crate) mod listener;
 mod lock;
 mod op;
+mod receive;
 mod setup;
+pub(crate) mod stream;
 mod timer;
 mod turn;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::Poll;
+
+use io_uring::{opcode, types};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use self::driver::Driver;
 use self::executor::Executor;
 pub(crate) use self::file::{RingDisk, RingFile};
 pub(crate) use self::lock::RingLock;
+use self::op::Keep;
+use self::receive::ReceiveBuffers;
 use self::timer::{TimerKey, Timers};
 use crate::arena::Arena;
 use crate::clock::{Monotonic, WallTime};
@@ -96,6 +106,7 @@ pub fn run<T: 'static, F: Future<Output = T> + 'static>(
         arena,
         executor: Executor::new().map_err(SetupError::Other)?,
         timers: Timers::default(),
+        receive_buffers: OnceCell::new(),
         randomness: RefCell::new(Randomness::new()),
         warnings: RefCell::new(Vec::new()),
     });
@@ -126,7 +137,7 @@ pub fn warnings(core: &Core) -> Vec<String> {
     ring_of(core).warnings.borrow().clone()
 }
 
-fn ring_of(core: &Core) -> &Rc<RingCore> {
+pub(crate) fn ring_of(core: &Core) -> &Rc<RingCore> {
     match &core.world {
         World::Ring(ring) => ring,
         World::Sim(_) => panic!("a simulated core has no ring"),
@@ -139,6 +150,8 @@ pub(crate) struct RingCore {
     driver: Rc<Driver>,
     executor: Executor,
     timers: Timers,
+    /// Made with the first socket.
+    receive_buffers: OnceCell<Rc<ReceiveBuffers>>,
     randomness: RefCell<Randomness>,
     warnings: RefCell<Vec<String>>,
 }
@@ -186,6 +199,29 @@ impl RingCore {
     fn driver(&self) -> &Rc<Driver> {
         &self.driver
     }
+
+    fn receive_buffers(&self) -> io::Result<Rc<ReceiveBuffers>> {
+        if let Some(buffers) = self.receive_buffers.get() {
+            return Ok(Rc::clone(buffers));
+        }
+        let buffers = Rc::new(self.driver.with_ring(ReceiveBuffers::new)?);
+        Ok(Rc::clone(self.receive_buffers.get_or_init(|| buffers)))
+    }
+}
+
+/// A socket connected to `addr`.
+pub(crate) async fn connect(core: &Rc<RingCore>, addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    let address = Box::new(SockAddr::from(addr));
+    let target = types::Fd(socket.as_raw_fd());
+    let entry = opcode::Connect::new(target, address.as_ptr().cast(), address.len()).build();
+    // SAFETY: the address lives in the box that the operation keeps.
+    let mut submitted = unsafe { core.driver.submit(entry, Keep::Connect { socket, _address: address }) };
+    submitted.cancel_on_drop = true;
+    let (completion, keep) = submitted.await;
+    completion.into_result()?;
+    let Keep::Connect { socket, .. } = keep else { unreachable!("an operation returns what it kept") };
+    Ok(socket)
 }
 
 /// Removes its timer when the sleep ends early.

@@ -23,7 +23,7 @@ pub struct CreateBucketConfiguration {
 }
 
 /// The body of DeleteObjects.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DeleteRequest {
     /// Answer only with what failed.
     pub quiet: bool,
@@ -40,8 +40,6 @@ pub struct DeleteEntry {
     pub version_id: Option<String>,
     pub target: Result<DeleteTarget>,
 }
-
-impl Eq for DeleteEntry {}
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DeleteTarget {

@@ -119,6 +119,11 @@ fn copy(
     source: CopySource,
     conditions: WriteConditions,
 ) -> Result<Operation> {
+    // To copy the whole object instead would be to answer another question.
+    if let Some(range) = request.header("x-amz-copy-source-range") {
+        let message = "Only the copy of a part can have a range.";
+        return Err(S3Error::invalid_argument(message, "x-amz-copy-source-range", range));
+    }
     let requested = ObjectMetadata::of_request(request.headers)?;
     let metadata = match request.header("x-amz-metadata-directive") {
         None | Some("COPY") => {

@@ -24,6 +24,8 @@ pub(super) enum Verb {
 /// What a sub-resource belongs to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Scope {
+    /// Has no sub-resources: every name of the table is refused there.
+    Service,
     Bucket,
     Object,
 }

@@ -78,6 +78,7 @@ fn behaviour_01_a_list_type_other_than_2_is_version_1() {
 #[test]
 fn a_known_sub_resource_never_falls_through() {
     let plain = [
+        "ListBuckets",
         "ListObjects",
         "CreateBucket",
         "HeadBucket",
@@ -89,7 +90,8 @@ fn a_known_sub_resource_never_falls_through() {
     ];
     for sub in subresource::names() {
         for method in ["GET", "HEAD", "PUT", "POST", "DELETE"] {
-            for target in [format!("/bucket?{sub}"), format!("/bucket/k?prefix=x&{sub}=")] {
+            for target in [format!("/?{sub}"), format!("/bucket?{sub}"), format!("/bucket/k?prefix=x&{sub}=")]
+            {
                 if let Ok(parsed) = request(method, &target, &[]) {
                     assert!(!plain.contains(&parsed.operation_name()), "{method} {target}");
                 }
@@ -223,8 +225,10 @@ fn behaviour_16_a_self_copy_must_change_something() {
         ErrorCode::InvalidArgument
     );
     let replaced = copy(&[("x-amz-metadata-directive", "REPLACE"), ("x-amz-meta-a", "b")]).expect("valid");
-    let Operation::CopyObject(copy) = replaced.operation else { panic!("a copy") };
-    assert!(matches!(copy.metadata, CopiedMetadata::Replaced(m) if m.user.len() == 1));
+    let Operation::CopyObject(op) = replaced.operation else { panic!("a copy") };
+    assert!(matches!(op.metadata, CopiedMetadata::Replaced(m) if m.user.len() == 1));
+    let ranged = copy(&[("x-amz-metadata-directive", "REPLACE"), ("x-amz-copy-source-range", "bytes=0-1")]);
+    assert_eq!(ranged.expect_err("only parts have ranges").code(), ErrorCode::InvalidArgument);
     let bytes: &[u8] = b"bucket/\xff";
     let mut headers = HeaderMap::new();
     headers.insert("x-amz-copy-source", HeaderValue::from_bytes(bytes).expect("opaque"));

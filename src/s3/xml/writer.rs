@@ -126,18 +126,21 @@ fn push_number(out: &mut String, mut value: u64) {
             break;
         }
     }
-    out.extend(digits[start..].iter().map(|&b| char::from(b)));
+    out.push_str(std::str::from_utf8(&digits[start..]).expect("digits are ASCII"));
 }
 
 /// Appends `text` as character data. Runs that need no escaping are copied whole.
 pub fn push_escaped(out: &mut String, text: &str) {
     let mut copied = 0;
     for (index, b) in text.bytes().enumerate() {
+        if !MAY_NEED_ESCAPING[usize::from(b)] {
+            continue;
+        }
         let width = match b {
-            b'&' | b'<' | b'>' | b'"' | 0..=0x1f | 0x7f => 1,
             // U+FFFE and U+FFFF are EF BF BE and EF BF BF.
             0xef if matches!(text.as_bytes().get(index + 1..index + 3), Some([0xbf, 0xbe | 0xbf])) => 3,
-            _ => continue,
+            0xef => continue,
+            _ => 1,
         };
         out.push_str(&text[copied..index]);
         copied = index + width;
@@ -157,6 +160,17 @@ pub fn push_escaped(out: &mut String, text: &str) {
     }
     out.push_str(&text[copied..]);
 }
+
+/// Markup, control characters, and the first byte of the two characters that XML excludes.
+const MAY_NEED_ESCAPING: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        table[b] = matches!(b as u8, b'&' | b'<' | b'>' | b'"' | 0..=0x1f | 0x7f | 0xef);
+        b += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

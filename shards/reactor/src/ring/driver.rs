@@ -90,10 +90,6 @@ impl Driver {
         reach(&self.ring.borrow())
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.get()
-    }
-
     /// Queues `entry` for a future to await. On a core that has shut down it completes with `ECANCELED` at once.
     ///
     /// # Safety

@@ -20,7 +20,7 @@ pub(super) enum Keep {
     Read { buf: Buf, _file: Rc<FileHandle> },
     Write { data: Slice, _file: Rc<FileHandle> },
     WriteVectored { write: Box<VectoredWrite>, _file: Rc<FileHandle> },
-    Address { _socket: socket2::Socket, _address: Box<socket2::SockAddr> },
+    Connect { socket: socket2::Socket, _address: Box<socket2::SockAddr> },
 }
 
 /// Slices on their way to a file, with the table that names them to the kernel.

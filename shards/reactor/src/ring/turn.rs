@@ -99,7 +99,11 @@ fn rest(core: &Rc<RingCore>, doorbell: &Rc<Doorbell>, lookouts: &mut u32) -> std
 fn shut_down(core: &Rc<RingCore>) {
     core.executor.close();
     core.timers.clear();
-    if !core.driver.shutdown() {
+    let done = core.driver.shutdown();
+    if let Some(buffers) = core.receive_buffers.get() {
+        buffers.clear();
+    }
+    if !done {
         // The device holds on to operations; their memory must then never be given back.
         tracing::error!(core = core.id.0, "operations in flight did not end; their buffers are left behind");
         std::mem::forget(Rc::clone(core));

@@ -13,7 +13,7 @@ use crate::sim::random::Random;
 
 /// Un-synced versions a block keeps. Beyond it the oldest goes to stable media, as if the device had written its
 /// cache back.
-const VERSIONS_MAX: usize = 16;
+pub(super) const VERSIONS_MAX: usize = 16;
 
 /// Completion stamp of a version that no sync may count on: its write is in flight or failed.
 const NEVER: u64 = u64::MAX;

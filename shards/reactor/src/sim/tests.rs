@@ -92,6 +92,82 @@ fn vectored_writes_lie_one_after_the_other_and_extend_the_file() {
 }
 
 #[test]
+fn overlapping_writes_in_flight_mix_by_sector() {
+    let mut found = BTreeSet::new();
+    for seed in 0..SEEDS {
+        let mut world = world(seed);
+        let core = world.boot(1).remove(0);
+        found.insert(world.run(async move {
+            let file = durable_file(&core, "a", 1).await;
+            let writes = [1, 2].map(|byte| {
+                let (core, file) = (core.clone(), file.clone());
+                core.clone().spawn(async move { write(&core, &file, 0, byte, WriteMode::Volatile).await })
+            });
+            for write in writes {
+                write.await.unwrap().unwrap();
+            }
+            first_bytes(&core, &file, 0).await.unwrap()
+        }));
+    }
+    assert!(found.iter().flatten().all(|byte| (1..=2).contains(byte)));
+    assert!(found.iter().any(|sectors| sectors.contains(&1) && sectors.contains(&2)));
+}
+
+#[test]
+fn a_read_beside_a_write_sees_either_and_never_goes_back() {
+    let mut partial = 0;
+    for seed in 0..SEEDS {
+        let mut world = world(seed);
+        let core = world.boot(1).remove(0);
+        partial += world.run(async move {
+            let file = durable_file(&core, "a", 1).await;
+            let writing = core.spawn({
+                let (core, file) = (core.clone(), file.clone());
+                async move { write(&core, &file, 0, 1, WriteMode::Stable).await }
+            });
+            let (mut before, mut partial) = (vec![0; 8], 0);
+            while !writing.is_finished() {
+                let found = first_bytes(&core, &file, 0).await.unwrap();
+                assert!(found.iter().zip(&before).all(|(found, before)| found >= before));
+                partial += u32::from(found.contains(&0) && found.contains(&1));
+                before = found;
+            }
+            assert_eq!(first_bytes(&core, &file, 0).await.unwrap(), [1; 8]);
+            partial
+        });
+    }
+    assert!(partial > 0);
+}
+
+#[test]
+fn a_dropped_future_leaves_its_operation_in_flight_and_its_buffer_taken() {
+    let mut world = world(1);
+    let core = world.boot(1).remove(0);
+    let disk = world.disk("disk0");
+    world.run(async move {
+        let file = durable_file(&core, "a", 1).await;
+        let tasks = [
+            core.spawn({
+                let (core, file) = (core.clone(), file.clone());
+                async move { drop(write(&core, &file, 0, 1, WriteMode::Stable).await) }
+            }),
+            core.spawn({
+                let (core, file) = (core.clone(), file.clone());
+                async move { drop(first_bytes(&core, &file, 0).await) }
+            }),
+        ];
+        core.sleep(Duration::from_micros(10)).await;
+        drop(file);
+        tasks.iter().for_each(|task| task.cancel());
+        core.sleep(Duration::from_micros(5)).await;
+        assert!(tasks.iter().all(|task| task.is_finished()));
+        assert_eq!(core.arena().usage().used, 2 * BLOCK_LEN);
+        core.sleep(Duration::from_secs(1)).await;
+        assert_eq!((core.arena().usage().used, disk.read("a", 0, 1)), (0, vec![1]));
+    });
+}
+
+#[test]
 fn sleeping_takes_virtual_time_alone() {
     let mut world = world(1);
     let core = world.boot(1).remove(0);

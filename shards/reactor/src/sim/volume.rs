@@ -96,7 +96,7 @@ impl Volume {
     /// Whether `inode` can have `len` bytes.
     pub(super) fn has_room(&self, inode: u64, len: u64) -> bool {
         let len_now = self.files.media(inode).map_or(0, Media::len);
-        allocated(len) <= allocated(len_now).saturating_add(self.space().available)
+        len <= len_now || allocated(len) - allocated(len_now) <= self.space().available
     }
 
     pub(super) fn fails(&self, access: Access, random: &mut Random) -> bool {

@@ -57,22 +57,66 @@ fn a_stable_write_is_never_lost_and_saves_no_other_range() {
 }
 
 #[test]
-fn a_sync_covers_what_completed_before_it_started() {
-    let outcomes = after_power_cut(|core, file| async move {
-        write(&core, &file, 0, 1, WriteMode::Volatile).await.unwrap();
-        let syncing = core.spawn({
-            let file = file.clone();
-            async move { file.sync().await }
+fn a_sync_covers_what_completed_before_it_started_and_nothing_later() {
+    let mut found = BTreeSet::new();
+    for seed in 0..SEEDS {
+        let mut world = world(seed);
+        let core = world.boot(1).remove(0);
+        let disk = world.disk("disk0");
+        world.run(async move {
+            let file = durable_file(&core, "a", 2).await;
+            write(&core, &file, 0, 1, WriteMode::Volatile).await.unwrap();
+            disk.set_slowness(1000);
+            let syncing = core.spawn({
+                let file = file.clone();
+                async move { file.sync().await }
+            });
+            core.sleep(Duration::from_micros(5)).await;
+            disk.set_slowness(1);
+            write(&core, &file, 0, 2, WriteMode::Volatile).await.unwrap();
+            write(&core, &file, 1, 2, WriteMode::Volatile).await.unwrap();
+            assert!(!syncing.is_finished());
+            syncing.await.unwrap().unwrap();
         });
-        core.sleep(Duration::from_micros(2)).await;
-        write(&core, &file, 0, 2, WriteMode::Volatile).await.unwrap();
-        write(&core, &file, 1, 2, WriteMode::Volatile).await.unwrap();
-        syncing.await.unwrap().unwrap();
-    });
-    let outcomes: Vec<Vec<u8>> = outcomes.into_iter().map(|(_, bytes)| bytes.unwrap()).collect();
-    assert!(outcomes.iter().all(|bytes| sectors(bytes, 0).iter().all(|byte| (1..=2).contains(byte))));
-    assert!(outcomes.iter().any(|bytes| sectors(bytes, 0) == [1; 8]));
-    assert!(outcomes.iter().any(|bytes| sectors(bytes, 1) == [0; 8]));
+        world.crash(Crash::PowerCut);
+        let bytes = world.disk("disk0").read("a", 0, 2 * BLOCK_LEN);
+        found.extend(sectors(&bytes, 0).into_iter().zip(sectors(&bytes, 1)));
+    }
+    assert_eq!(found, BTreeSet::from([(1, 0), (1, 2), (2, 0), (2, 2)]));
+}
+
+#[test]
+fn a_sync_covers_no_growth_and_no_name_that_came_after_its_start() {
+    let mut found = BTreeSet::new();
+    for seed in 0..SEEDS {
+        let mut world = world(seed);
+        let core = world.boot(1).remove(0);
+        let disk = world.disk("disk0");
+        world.run(async move {
+            let own = open(&core).await;
+            let file = durable_file(&core, "a", 1).await;
+            disk.set_slowness(1000);
+            let syncing = core.spawn({
+                let file = file.clone();
+                async move { file.sync().await }
+            });
+            let naming = core.spawn({
+                let own = own.clone();
+                async move { own.sync().await }
+            });
+            core.sleep(Duration::from_micros(5)).await;
+            disk.set_slowness(1);
+            own.create_file("b").unwrap();
+            file.grow(2 * BLOCK).await.unwrap();
+            assert!(!syncing.is_finished() && !naming.is_finished());
+            syncing.await.unwrap().unwrap();
+            naming.await.unwrap().unwrap();
+        });
+        world.crash(Crash::PowerCut);
+        let disk = world.disk("disk0");
+        found.insert((disk.file_len("a").unwrap() / BLOCK, disk.file_len("b")));
+    }
+    assert_eq!(found, BTreeSet::from([(1, None), (1, Some(0)), (2, None), (2, Some(0))]));
 }
 
 #[test]
@@ -329,4 +373,52 @@ fn a_larger_sector_is_never_torn() {
         let bytes = world.disk("disk0").read("a", 0, 4 * BLOCK_LEN);
         assert!(bytes.chunks(BLOCK_LEN).all(|block| block.iter().all(|byte| *byte == block[0])));
     }
+}
+
+/// The orphaned write of a process waits on a stuck disk, and so does whoever wants the lock.
+#[test]
+fn a_stuck_disk_keeps_the_lock_of_a_killed_process() {
+    let mut world = world(1);
+    let core = world.boot(1).remove(0);
+    let handle = world.disk("disk0");
+    handle.set_stuck(true);
+    let lock = world.run(async move {
+        let disk = open(&core).await;
+        let lock = disk.lock("lock").unwrap();
+        let file = disk.create_file("a").unwrap();
+        core.spawn({
+            let core = core.clone();
+            async move { write(&core, &file, 0, 1, WriteMode::Volatile).await }
+        });
+        core.yield_now().await;
+        core.sleep(Duration::from_micros(10)).await;
+        lock
+    });
+    world.crash(Crash::Kill);
+    drop(lock);
+    let core = world.boot(1).remove(0);
+    world.run(async move {
+        let disk = open(&core).await;
+        core.sleep(Duration::from_secs(60)).await;
+        assert_eq!(disk.lock("lock").err().map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
+        handle.set_stuck(false);
+        core.sleep(Duration::from_secs(1)).await;
+        assert!(disk.lock("lock").is_ok());
+    });
+}
+
+/// More versions of a block than the model keeps: the oldest may have reached the medium, nothing else changes.
+#[test]
+fn many_unsynced_writes_of_one_block_leave_any_of_them() {
+    let outcomes = after_power_cut(|core, file| async move {
+        for number in 1..=40 {
+            write(&core, &file, 0, number, WriteMode::Volatile).await.unwrap();
+        }
+        assert_eq!(first_bytes(&core, &file, 0).await.unwrap(), [40; 8]);
+    });
+    let found: BTreeSet<u8> =
+        outcomes.into_iter().flat_map(|(_, bytes)| sectors(&bytes.unwrap(), 0)).collect();
+    let written_back = 40 - super::super::media::VERSIONS_MAX as u8;
+    assert!(found.len() > 5 && found.contains(&40), "{found:?}");
+    assert!(found.first() >= Some(&written_back), "{found:?}");
 }
