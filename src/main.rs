@@ -1,5 +1,7 @@
 //! `basalt`: the S3 object storage server. Everything is reached from this one binary.
 
-mod s3;
+use std::process::ExitCode;
 
-fn main() {}
+fn main() -> ExitCode {
+    basalt::cli::main()
+}

@@ -1,0 +1,365 @@
+//! The running server: one pinned thread per core, start-up, signals, draining, exit codes.
+//!
+//! The main thread owns the process: it checks the host, starts the cores, says what was started, then waits for
+//! signals. Cores talk to it through one channel of [`Event`]s and learn of a shutdown by a flag they look at on
+//! every watch round. A core that panics or cannot go on takes the whole process down with a reason: its siblings
+//! must never serve half a keyspace.
+
+mod banner;
+mod credentials;
+mod exit;
+mod notify;
+mod service;
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+use std::time::Duration;
+
+use basalt_reactor::net::Listener;
+use basalt_reactor::ring::{self, SetupError};
+use basalt_reactor::{Core, CoreId};
+use basalt_tuning::host::Needs;
+use basalt_tuning::{Severity, host_checks, limits};
+use base64::Engine as _;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+pub use self::exit::Exit;
+
+use self::credentials::RootCredentials;
+use self::service::CoreService;
+use crate::config::Config;
+use crate::http::limits::WATCH_INTERVAL;
+use crate::http::tls::{Certificate, TlsError};
+use crate::http::{Front, FrontParts, Probes};
+use crate::logging::access::AccessLog;
+use crate::logging::{self, LogWriter};
+use crate::metrics::Metrics;
+
+/// Entries of each core's submission queue.
+const RING_ENTRIES: u32 = 1024;
+/// How often a core asks whether the listening address is known yet, during start-up.
+const ADDRESS_POLL: Duration = Duration::from_millis(1);
+
+/// What all cores share; nothing in it is written after start-up but the stop flag and the metrics' atomics.
+struct Shared {
+    config: Config,
+    metrics: Metrics,
+    root: RootCredentials,
+    certificate: Option<Arc<Certificate>>,
+    host_id: String,
+    log: LogWriter,
+    stop: AtomicBool,
+    /// Where core 0 listens; the others bind the same, so that port 0 works.
+    address: OnceLock<SocketAddr>,
+}
+
+/// What happens to the process.
+enum Event {
+    /// A core accepts connections; `redundancy` says in words what the deployment survives.
+    Serving {
+        redundancy: String,
+    },
+    /// A core has drained and closed.
+    Stopped,
+    Failed(StartError),
+    Signal(i32),
+}
+
+/// Why the server cannot start; prints as a sentence for the operator.
+#[derive(Debug)]
+enum StartError {
+    Ring(SetupError),
+    Listen {
+        address: SocketAddr,
+        error: std::io::Error,
+    },
+    Certificate(TlsError),
+    Disk {
+        path: std::path::PathBuf,
+        error: std::io::Error,
+    },
+    Credentials {
+        path: std::path::PathBuf,
+        reason: String,
+    },
+    Thread(std::io::Error),
+    /// Findings that rule out serving were logged already.
+    Host,
+}
+
+/// Runs the server until it is told to stop.
+#[must_use]
+pub fn run(config: Config) -> ExitCode {
+    let log = match logging::start(config.log.format, &config.log.level) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("basalt: {error}");
+            return Exit::Usage.into();
+        }
+    };
+    let (events, inbox) = mpsc::channel();
+    let shared = match prepare(config, log, &events) {
+        Ok(shared) => shared,
+        Err(error) => {
+            eprintln!("basalt: {error}");
+            return error.exit().into();
+        }
+    };
+    exit::exit_on_panic();
+    let end = match start_cores(&shared, &events) {
+        Ok(()) => supervise(&shared, &inbox),
+        Err(error) => Err(error),
+    };
+    shared.log.flush();
+    match end {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("basalt: {error}");
+            // Cores may be anywhere in their start; nothing has been acknowledged, so nothing needs them.
+            std::process::exit(error.exit() as i32);
+        }
+    }
+}
+
+/// Everything that can fail before the first core runs.
+fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc<Shared>, StartError> {
+    check_host(&config)?;
+    for path in &config.disks {
+        create_disk(path)?;
+    }
+    let certificate = match &config.tls {
+        None => None,
+        Some(files) => Some(Arc::new(Certificate::load(files.clone()).map_err(StartError::Certificate)?)),
+    };
+    let root = credentials::resolve(config.root.as_ref(), &config.disks)
+        .map_err(|(path, reason)| StartError::Credentials { path, reason })?;
+    let mut host_id = [0; 24];
+    getrandom::fill(&mut host_id).map_err(|error| StartError::Thread(error.into()))?;
+    forward_signals(events).map_err(StartError::Thread)?;
+    Ok(Arc::new(Shared {
+        metrics: Metrics::new(config.cpus.len()),
+        root,
+        certificate,
+        host_id: base64::engine::general_purpose::STANDARD.encode(host_id),
+        log,
+        stop: AtomicBool::new(false),
+        address: OnceLock::new(),
+        config,
+    }))
+}
+
+/// Raises limits, reports findings, and refuses a host that cannot work.
+fn check_host(config: &Config) -> Result<(), StartError> {
+    let limits = limits::raise();
+    let needs = Needs {
+        locked_len: config.arena_len as u64 * config.cpus.len() as u64,
+        files: config.files_needed(),
+    };
+    let mut fatal = false;
+    for finding in host_checks(&needs, limits, &config.disks) {
+        match finding.severity() {
+            Severity::Fatal => {
+                fatal = true;
+                eprintln!("basalt: {finding}");
+            }
+            Severity::Warning => tracing::warn!("{finding}"),
+            Severity::Note => tracing::info!("{finding}"),
+        }
+    }
+    if fatal { Err(StartError::Host) } else { Ok(()) }
+}
+
+/// Creates a disk's directory, but never its parents: a missing parent is more often a disk that is not mounted.
+fn create_disk(path: &std::path::Path) -> Result<(), StartError> {
+    match std::fs::create_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(StartError::Disk { path: path.to_owned(), error }),
+    }
+}
+
+/// Sends signals to the main thread's inbox, from a thread of their own.
+fn forward_signals(events: &Sender<Event>) -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let events = events.clone();
+    std::thread::Builder::new().name("basalt-signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if events.send(Event::Signal(signal)).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn start_cores(shared: &Arc<Shared>, events: &Sender<Event>) -> Result<(), StartError> {
+    for (index, cpu) in shared.config.cpus.iter().enumerate() {
+        let id = u16::try_from(index).expect("cores are capped far below");
+        let ring = ring::Config {
+            id: CoreId(id),
+            cpu: Some(*cpu),
+            arena_len: shared.config.arena_len,
+            entries: RING_ENTRIES,
+        };
+        let (shared, events) = (Arc::clone(shared), events.clone());
+        let thread = std::thread::Builder::new().name(format!("basalt-{index}"));
+        thread
+            .spawn(move || {
+                let to_main = events.clone();
+                let event = match ring::run(&ring, move |core| core_main(core, shared, events)) {
+                    Ok(Ok(())) => Event::Stopped,
+                    Ok(Err(error)) => Event::Failed(error),
+                    Err(error) => Event::Failed(StartError::Ring(error)),
+                };
+                // The main thread is gone only when the process is ending anyway.
+                let _gone = to_main.send(event).is_err();
+            })
+            .map_err(StartError::Thread)?;
+    }
+    Ok(())
+}
+
+/// One core from start to drained.
+async fn core_main(core: Core, shared: Arc<Shared>, events: Sender<Event>) -> Result<(), StartError> {
+    for warning in ring::warnings(&core) {
+        tracing::warn!(core = core.id().0, "{warning}");
+    }
+    let service = service::open(&core).await;
+    let listener = listen(&core, &shared).await?;
+    let CoreService { handler, readiness, minio_bucket_exists, redundancy } = service;
+    let (metrics, log) = (shared.metrics.clone(), shared.log.queue());
+    let front = Front::new(FrontParts {
+        core: core.clone(),
+        handler,
+        probes: Probes {
+            readiness,
+            minio_bucket_exists,
+            metrics: Rc::new(move || metrics.render(log.dropped())),
+            metrics_public: shared.config.metrics_public,
+        },
+        access: AccessLog::new(
+            shared.log.queue(),
+            shared.config.log.format,
+            shared.config.log.access && tracing::enabled!(target: "access", tracing::Level::INFO),
+        ),
+        limits: shared.config.http.clone(),
+        metrics: shared.metrics.clone(),
+        certificate: shared.certificate.clone(),
+        host_id: shared.host_id.clone(),
+    });
+    let accepting = core.spawn(Rc::clone(&front).accept_all(listener));
+    let _main_gone = events.send(Event::Serving { redundancy }).is_err();
+
+    while !shared.stop.load(Ordering::Relaxed) {
+        core.sleep(WATCH_INTERVAL).await;
+        front.round();
+    }
+    accepting.cancel();
+    accepting.await;
+    drain(&core, &front, shared.config.drain_timeout).await;
+    Ok(())
+}
+
+/// Binds the configured address; cores after the first take over its port.
+async fn listen(core: &Core, shared: &Shared) -> Result<Listener, StartError> {
+    let address = if core.id().0 == 0 {
+        shared.config.listen
+    } else {
+        loop {
+            match shared.address.get() {
+                Some(address) => break *address,
+                None => core.sleep(ADDRESS_POLL).await,
+            }
+        }
+    };
+    let listener = Listener::bind(core, address).map_err(|error| StartError::Listen { address, error })?;
+    shared.address.get_or_init(|| listener.local_addr());
+    Ok(listener)
+}
+
+/// Waits for connections to end, while their timeouts go on, up to `time`.
+async fn drain(core: &Core, front: &Rc<Front>, time: Duration) {
+    let over = Cell::new(false);
+    let mut drained = pin!(front.drain());
+    let mut deadline = pin!(core.sleep(time));
+    let mut rounds = pin!(async {
+        while !over.get() {
+            core.sleep(WATCH_INTERVAL).await;
+            front.round();
+        }
+    });
+    std::future::poll_fn(|cx| {
+        let _never_first = rounds.as_mut().poll(cx);
+        match drained.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => deadline.as_mut().poll(cx),
+        }
+    })
+    .await;
+    over.set(true);
+    if front.connections() > 0 {
+        tracing::warn!(core = core.id().0, connections = front.connections(), "closed while in flight");
+    }
+}
+
+/// The main thread's life after the cores are started.
+fn supervise(shared: &Arc<Shared>, inbox: &Receiver<Event>) -> Result<Exit, StartError> {
+    let cores = shared.config.cpus.len();
+    let (mut serving, mut stopped) = (0, 0);
+    while stopped < cores {
+        // Senders live in the signal thread, so the channel cannot close.
+        let Ok(event) = inbox.recv() else { break };
+        match event {
+            Event::Failed(error) => return Err(error),
+            Event::Serving { redundancy } => {
+                serving += 1;
+                if serving == cores {
+                    announce(shared, &redundancy)?;
+                }
+            }
+            Event::Stopped => stopped += 1,
+            Event::Signal(SIGHUP) => reload(shared),
+            Event::Signal(_) if shared.stop.swap(true, Ordering::Relaxed) => {
+                shared.log.flush();
+                std::process::exit(Exit::Interrupted as i32);
+            }
+            Event::Signal(signal) => {
+                tracing::info!(signal, "shutting down: finishing requests in flight");
+                notify::notify("STOPPING=1");
+            }
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn announce(shared: &Shared, redundancy: &str) -> Result<(), StartError> {
+    let stored = shared
+        .root
+        .store(&shared.config.disks)
+        .map_err(|(path, reason)| StartError::Credentials { path, reason })?;
+    let address = *shared.address.get().expect("core 0 listens before it serves");
+    let text =
+        banner::banner(address, shared.certificate.is_some(), &shared.root, stored.as_deref(), redundancy);
+    // A closed stdout is no reason not to serve.
+    let _closed = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).is_err();
+    notify::notify("READY=1");
+    Ok(())
+}
+
+fn reload(shared: &Shared) {
+    let Some(certificate) = &shared.certificate else {
+        tracing::info!("SIGHUP: nothing to reload without TLS");
+        return;
+    };
+    match certificate.reload() {
+        Ok(()) => tracing::info!("SIGHUP: the certificate was replaced"),
+        Err(error) => tracing::error!(%error, "SIGHUP: the old certificate stays"),
+    }
+}
