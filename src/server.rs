@@ -141,7 +141,8 @@ fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc
     let root = credentials::resolve(config.root.as_ref(), &config.disks)
         .map_err(|(path, reason)| StartError::Credentials { path, reason })?;
     let mut host_id = [0; 24];
-    getrandom::fill(&mut host_id).map_err(|error| StartError::Thread(error.into()))?;
+    getrandom::fill(&mut host_id)
+        .map_err(|error| StartError::Thread(std::io::Error::other(error.to_string())))?;
     forward_signals(events).map_err(StartError::Thread)?;
     Ok(Arc::new(Shared {
         metrics: Metrics::new(config.cpus.len()),
