@@ -205,6 +205,10 @@ impl BlockCursor {
         self.block = None;
     }
 
+    pub(crate) fn is_inside(&self) -> bool {
+        self.block.is_some()
+    }
+
     fn rewind(&mut self, offset: usize) {
         self.next = offset;
         self.key.clear();

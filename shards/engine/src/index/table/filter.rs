@@ -23,8 +23,13 @@ const SALTS: [u32; 7] =
 
 /// The hash of `key` that filters know, computed once per lookup.
 pub(crate) fn filter_hash(key: &[u8]) -> u64 {
+    filter_hash_of_name(filter_part(key))
+}
+
+/// The hash that all versions of an object share, from the start of their keys.
+pub(crate) fn filter_hash_of_name(start: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new();
-    hasher.write(filter_part(key));
+    hasher.write(start);
     hasher.finish()
 }
 
