@@ -37,6 +37,7 @@ pub struct AccessLine<'a> {
     pub method: &'a str,
     pub operation: &'a str,
     pub bucket: Option<&'a str>,
+    /// The object key; without a bucket, the path of the request.
     pub key: Option<&'a str>,
     /// Zero when the connection ended before there was an answer.
     pub status: u16,
@@ -88,8 +89,10 @@ fn push_human(out: &mut String, line: &AccessLine<'_>) {
     );
     push_shown(out, line.method);
     write_all(out, format_args!(" {} ", line.operation));
-    push_shown(out, line.bucket.unwrap_or("-"));
-    out.push('/');
+    if let Some(bucket) = line.bucket {
+        push_shown(out, bucket);
+        out.push('/');
+    }
     push_shown(out, line.key.unwrap_or(""));
     write_all(
         out,

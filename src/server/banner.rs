@@ -31,8 +31,13 @@ pub(super) fn banner(
         }
     }
     line(format_args!("  redundancy   {redundancy}"));
+    let (access, secret) = match root.origin {
+        Origin::Generated => (root.credentials.access_key.as_str(), root.credentials.secret_key.as_str()),
+        Origin::Given | Origin::Stored(_) => ("…", "…"),
+    };
     line(format_args!(
-        "  try          aws --endpoint-url {scheme}://{} s3 mb s3://first-bucket",
+        "  try          AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} \\\n               \
+         aws --endpoint-url {scheme}://{} s3 mb s3://first-bucket",
         reachable(address)
     ));
     out

@@ -138,10 +138,10 @@ pub fn host_checks(needs: &Needs, limits: Limits, disks: &[PathBuf]) -> Vec<Find
     findings.extend(check_io_uring());
     findings.extend(check_limits(needs, limits));
     for disk in disks {
-        let path = nearest_existing(disk);
-        findings.extend(check_direct_io(path));
-        findings.extend(check_file_system(path));
-        findings.extend(check_rotational(path));
+        let looked_at = nearest_existing(disk);
+        findings.extend(check_direct_io(disk, looked_at));
+        findings.extend(check_file_system(disk, looked_at));
+        findings.extend(check_rotational(disk, looked_at));
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity()));
     findings.dedup();
@@ -179,17 +179,20 @@ fn check_limits(needs: &Needs, limits: Limits) -> Vec<Finding> {
 }
 
 /// An unnamed file is enough to ask, and leaves nothing behind.
-fn check_direct_io(path: &Path) -> Option<Finding> {
-    let opened =
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE | libc::O_DIRECT).open(path);
+fn check_direct_io(disk: &Path, looked_at: &Path) -> Option<Finding> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_TMPFILE | libc::O_DIRECT)
+        .open(looked_at);
     let error = opened.err()?;
     // Only EINVAL speaks about O_DIRECT. Missing rights or O_TMPFILE say nothing about it.
     (error.raw_os_error() == Some(libc::EINVAL))
-        .then(|| Finding::NoDirectIo { path: path.to_owned(), error: error.to_string() })
+        .then(|| Finding::NoDirectIo { path: disk.to_owned(), error: error.to_string() })
 }
 
-fn check_file_system(path: &Path) -> Option<Finding> {
-    let magic = rustix::fs::statfs(path).ok()?.f_type;
+fn check_file_system(disk: &Path, looked_at: &Path) -> Option<Finding> {
+    let magic = rustix::fs::statfs(looked_at).ok()?.f_type;
     let name = match magic {
         0x5846_5342 | 0xef53 => return None,
         0x9123_683e => "btrfs".to_owned(),
@@ -201,17 +204,17 @@ fn check_file_system(path: &Path) -> Option<Finding> {
         0xf2f5_2010 => "F2FS".to_owned(),
         other => format!("a file system with magic {other:#x}"),
     };
-    Some(Finding::FileSystem { path: path.to_owned(), name })
+    Some(Finding::FileSystem { path: disk.to_owned(), name })
 }
 
-fn check_rotational(path: &Path) -> Option<Finding> {
-    let device = std::fs::metadata(path).ok()?.dev();
+fn check_rotational(disk: &Path, looked_at: &Path) -> Option<Finding> {
+    let device = std::fs::metadata(looked_at).ok()?.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     // A partition has no queue directory of its own; its parent is the disk.
     let answer = ["queue", "../queue"]
         .iter()
         .find_map(|queue| read_trimmed(&format!("/sys/dev/block/{major}:{minor}/{queue}/rotational")))?;
-    (answer == "1").then(|| Finding::Rotational { path: path.to_owned() })
+    (answer == "1").then(|| Finding::Rotational { path: disk.to_owned() })
 }
 
 fn nearest_existing(path: &Path) -> &Path {
@@ -252,9 +255,10 @@ mod tests {
 
     #[test]
     fn memory_file_systems_are_named_with_their_danger() {
-        let finding = check_file_system(Path::new("/dev/shm"));
-        if let Some(Finding::FileSystem { name, .. }) = finding {
+        let finding = check_file_system(Path::new("disk"), Path::new("/dev/shm"));
+        if let Some(Finding::FileSystem { path, name }) = finding {
             assert!(name.contains("loses everything"), "{name}");
+            assert_eq!(path, Path::new("disk"), "named as the operator named it");
         }
     }
 
