@@ -9,7 +9,9 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use basalt::config::TlsFiles;
 use basalt::http::limits::Limits;
+use basalt::http::tls::Certificate;
 use basalt::http::{
     BodyAborted, Front, FrontParts, Handler, Probes, Readiness, Request, Response, ResponseBody,
 };
@@ -36,12 +38,22 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(limits: Limits) -> Server {
+        Server::start_with(limits, None)
+    }
+
+    /// Serves TLS with the certificate of that name in tests/fixtures/tls.
+    pub(crate) fn start_with(limits: Limits, certificate: Option<&str>) -> Server {
+        let certificate = certificate.map(|name| {
+            let file = |end| format!("{}/tests/fixtures/tls/{name}.{end}", env!("CARGO_MANIFEST_DIR")).into();
+            let files = TlsFiles { cert: file("pem"), key: file("key") };
+            Arc::new(Certificate::load(files).unwrap())
+        });
         let stop = Arc::new(AtomicBool::new(false));
         let (tell, address) = mpsc::channel();
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let config = ring::Config { id: CoreId(0), cpu: None, arena_len: 32 << 20, entries: 256 };
-            ring::run(&config, move |core| serve(core, limits, stopped, tell)).unwrap();
+            ring::run(&config, move |core| serve(core, limits, certificate, stopped, tell)).unwrap();
         });
         Server { address: address.recv().unwrap(), stop, thread: Some(thread) }
     }
@@ -59,7 +71,13 @@ impl Drop for Server {
     }
 }
 
-async fn serve(core: Core, limits: Limits, stop: Arc<AtomicBool>, tell: mpsc::Sender<SocketAddr>) {
+async fn serve(
+    core: Core,
+    limits: Limits,
+    certificate: Option<Arc<Certificate>>,
+    stop: Arc<AtomicBool>,
+    tell: mpsc::Sender<SocketAddr>,
+) {
     let listener = Listener::bind(&core, "127.0.0.1:0".parse().unwrap()).unwrap();
     tell.send(listener.local_addr()).unwrap();
     let metrics = Metrics::new(1);
@@ -77,7 +95,7 @@ async fn serve(core: Core, limits: Limits, stop: Arc<AtomicBool>, tell: mpsc::Se
         access: AccessLog::new(log.queue(), LogFormat::Json, true),
         limits,
         metrics,
-        certificate: None,
+        certificate,
         host_id: "test-host".to_owned(),
     });
     let accepting = core.spawn(Rc::clone(&front).accept_all(listener));
