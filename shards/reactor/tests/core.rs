@@ -114,6 +114,37 @@ fn a_panic_in_a_task_ends_the_core_and_goes_on() {
     assert_eq!(message.downcast_ref::<&str>(), Some(&"deliberate"));
 }
 
+/// A future whose drop panics while reads are in flight: their memory must outlive them all the same.
+#[test]
+fn a_panic_while_going_down_waits_for_the_kernel() {
+    struct Grenade;
+    impl Drop for Grenade {
+        fn drop(&mut self) {
+            panic!("deliberate");
+        }
+    }
+    let path = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("going_down");
+    std::fs::create_dir_all(&path).expect("create");
+    std::fs::write(path.join("data"), vec![7; 1 << 20]).expect("write");
+    let outcome = std::panic::catch_unwind(|| {
+        run(|core| async move {
+            let file =
+                basalt_reactor::Disk::open(&core, &path).expect("open").open_file("data").expect("open");
+            let (sleeper, grenade) = (core.clone(), Grenade);
+            core.spawn(async move {
+                sleeper.sleep(Duration::from_secs(3600)).await;
+                drop(grenade);
+            });
+            for offset in 0..8 {
+                let (file, buf) = (file.clone(), core.arena().alloc(1 << 16).await);
+                core.spawn(async move { drop(file.read_at(buf, offset << 16).await) });
+            }
+            core.yield_now().await;
+        });
+    });
+    assert!(outcome.is_err());
+}
+
 #[test]
 fn yielding_lets_every_other_task_run_once() {
     run(|core| async move {

@@ -149,6 +149,61 @@ fn cores_of_one_process_share_a_lock() {
     });
 }
 
+/// The other half of the next test: takes the lock and writes until it is killed.
+#[test]
+#[ignore = "started by the test below, as a process to be killed"]
+fn holds_the_lock_and_writes_for_ever() {
+    let Some(path) = std::env::var_os("BASALT_TEST_DISK") else { return };
+    run(|core| async move {
+        let disk = Disk::open(&core, &PathBuf::from(path)).expect("open");
+        let _lock = disk.lock("lock").expect("lock");
+        let file = disk.create_file("data").expect("create");
+        file.grow(8 << 20).await.expect("grow");
+        loop {
+            let writes: Vec<_> = (0..8)
+                .map(|index| {
+                    let (file, data) = (file.clone(), filled(&core, 1 << 20, 1));
+                    core.spawn(async move { file.write_at(data, index << 20, WriteMode::Stable).await })
+                })
+                .collect();
+            for write in writes {
+                write.await.expect("not cancelled").expect("write");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_killed_process_lets_go_of_its_lock_when_its_writes_are_over() {
+    let path = directory("a_killed_process_lets_go_of_its_lock");
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "holds_the_lock_and_writes_for_ever", "--ignored"])
+        .env("BASALT_TEST_DISK", &path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("spawn");
+    run(|core| async move {
+        let disk = Disk::open(&core, &path).expect("open");
+        while !path.join("data").exists() {
+            core.sleep(Duration::from_millis(5)).await;
+        }
+        core.sleep(Duration::from_millis(50)).await;
+        assert!(disk.lock("lock").is_err(), "the child holds it");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        let deadline = core.now() + Duration::from_secs(20);
+        let lock = loop {
+            match disk.lock("lock") {
+                Ok(lock) => break lock,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+            assert!(core.now() < deadline, "the lock of a dead process is never released");
+            core.sleep(Duration::from_millis(1)).await;
+        };
+        drop(lock);
+    });
+}
+
 /// Operations dropped at every stage: nothing may be written to or read from memory that has found a new owner.
 #[test]
 fn operations_may_be_dropped_in_flight() {

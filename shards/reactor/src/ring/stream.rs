@@ -32,6 +32,9 @@ const SEND_LEN_MAX: usize = 4 << 20;
 /// Slices that one send takes at most (the kernel's UIO_MAXIOV).
 const SLICES_PER_SEND_MAX: usize = 1024;
 
+/// IORING_RECVSEND_POLL_FIRST of the kernel's io_uring.h, which the bindings keep to themselves.
+const RECEIVE_POLL_FIRST: u16 = 1;
+
 const RECEIVE: u32 = 0;
 const SEND: u32 = 1;
 
@@ -54,6 +57,8 @@ struct Receive {
     ended: bool,
     error: Option<io::Error>,
     waker: Option<Waker>,
+    /// The last receive emptied the socket: the next one need not look before it waits.
+    drained: bool,
 }
 
 /// Bytes received and not yet read.
@@ -168,7 +173,7 @@ impl StreamState {
                     receive.waker = Some(cx.waker().clone());
                 }
                 if receive.in_flight.is_none() && !receive.starved {
-                    receive.in_flight = self.submit_receive();
+                    receive.in_flight = self.submit_receive(receive.drained);
                     if receive.in_flight.is_none() {
                         return Poll::Ready(Err(shut_down()));
                     }
@@ -186,10 +191,11 @@ impl StreamState {
         Poll::Ready(Ok(count))
     }
 
-    fn submit_receive(self: &Rc<Self>) -> Option<OpKey> {
+    fn submit_receive(self: &Rc<Self>, wait_first: bool) -> Option<OpKey> {
         let target = types::Fd(self.socket.as_raw_fd());
         let entry = opcode::Recv::new(target, std::ptr::null_mut(), receive::BUFFER_LEN as u32)
             .buf_group(receive::GROUP)
+            .ioprio(if wait_first { RECEIVE_POLL_FIRST } else { 0 })
             .build()
             .flags(squeue::Flags::BUFFER_SELECT);
         // SAFETY: the kernel writes to a buffer of the group, which outlives the ring's operations; the socket is
@@ -202,7 +208,7 @@ impl StreamState {
         let mut receive = self.receive.borrow_mut();
         receive.starved = false;
         if !self.closed.get() && receive.in_flight.is_none() {
-            receive.in_flight = self.submit_receive();
+            receive.in_flight = self.submit_receive(receive.drained);
         }
     }
 
@@ -221,6 +227,7 @@ impl StreamState {
         let provided = cqueue::buffer_select(completion.flags);
         let mut receive = self.receive.borrow_mut();
         receive.in_flight = None;
+        receive.drained = !cqueue::sock_nonempty(completion.flags);
         if let Some(id) = provided {
             self.buffers.taken(id, Rc::clone(self));
         }

@@ -96,9 +96,13 @@ fn rest(core: &Rc<RingCore>, doorbell: &Rc<Doorbell>, lookouts: &mut u32) -> std
     }
 }
 
+/// Takes the core down; its memory may go when this returns.
 fn shut_down(core: &Rc<RingCore>) {
-    core.executor.close();
-    core.timers.clear();
+    // A panic in some future's drop must not keep us from waiting for the kernel.
+    let closed = catch_unwind(AssertUnwindSafe(|| {
+        core.executor.close();
+        core.timers.clear();
+    }));
     let done = core.driver.shutdown();
     if let Some(buffers) = core.receive_buffers.get() {
         buffers.clear();
@@ -107,6 +111,9 @@ fn shut_down(core: &Rc<RingCore>) {
         // The device holds on to operations; their memory must then never be given back.
         tracing::error!(core = core.id.0, "operations in flight did not end; their buffers are left behind");
         std::mem::forget(Rc::clone(core));
+    }
+    if let Err(panic) = closed {
+        resume_unwind(panic);
     }
 }
 
