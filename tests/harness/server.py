@@ -55,7 +55,7 @@ class Server:
     def endpoint(self):
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self):
+    def start(self, wait=True):
         if self.external:
             return self
         for disk in self.disks:
@@ -64,7 +64,8 @@ class Server:
         environment |= {"BASALT_ROOT_ACCESS_KEY": ACCESS_KEY, "BASALT_ROOT_SECRET_KEY": SECRET_KEY}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command, env=environment, stdout=log, stderr=log)
-        self.wait_ready()
+        if wait:
+            self.wait_ready()
         return self
 
     def wait_ready(self):
