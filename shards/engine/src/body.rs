@@ -31,7 +31,7 @@ use self::budget::Budget;
 pub use self::error::{BodyError, Damage, DeviceError, Fault};
 pub use self::inline::InlineBody;
 pub use self::layout::{Segment, StripedBody};
-pub use self::lease::{Lease, LeaseUse, Leases, Lessor};
+pub use self::lease::{Lease, LeaseFuture, LeaseUse, Leases, Lessor};
 pub use self::reader::Reader;
 use self::stripe::Codec;
 use self::sync::SyncGroup;
@@ -85,6 +85,11 @@ impl Bodies {
     pub fn new(core: Rc<BodyCore>, files: Rc<ArenaFiles>, lessor: Rc<dyn Lessor>) -> Rc<Bodies> {
         let syncs = SyncGroup::new(core.core.clone(), Rc::clone(&files));
         Rc::new(Bodies { core, files, lessor, syncs })
+    }
+
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        self.files.geometry()
     }
 
     /// The syncs of this core on the shard's data files.

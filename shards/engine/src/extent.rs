@@ -4,6 +4,8 @@
 //! disks an extent's columns lie. So repair, growth and replication never rewrite a record. An id is never used twice;
 //! the slots behind it are, each time under a new id.
 
+pub(crate) mod table;
+
 use std::rc::Rc;
 
 use basalt_reactor::File;

@@ -2,10 +2,30 @@
 //!
 //! A shard owns its keys alone: one log, one index, one extent table. What a reader needs first: [`extent`] says
 //! what addresses mean, [`body`] how bytes become stripes, [`index`] how keys are found, [`format`] how each
-//! structure looks on disk. `docs/DATA_FORMAT.md` gives every byte.
+//! structure looks on disk; [`Deployment`] opens the disks, [`Engine`] is what a server talks to.
+//! `docs/DATA_FORMAT.md` gives every byte.
 
 pub mod body;
+pub mod buckets;
 pub mod checksum;
+pub mod deployment;
+pub mod engine;
+mod error;
 pub mod extent;
 pub mod format;
 pub mod index;
+mod log;
+pub mod request;
+mod shard;
+pub mod value;
+mod wait;
+
+pub use self::deployment::{Deployment, FormatOptions, OpenError};
+pub use self::engine::objects::{ObjectDraft, Page};
+pub use self::engine::{BodyReader, BodyWriter, Engine, ObjectReader, WrittenBody};
+pub use self::error::{EngineError, Refused};
+pub use self::shard::ShardStats;
+pub use self::shard::list::{ListItem, ListQuery, ListStart, UploadItem, UploadQuery, UploadStart};
+pub use self::shard::mutate::{Guard, PutDone};
+pub use self::shard::recovery::Recovered;
+pub use self::shard::uploads::{PART_NUMBER_MAX, PartItem, PartsPage};

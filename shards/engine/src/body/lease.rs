@@ -69,6 +69,11 @@ impl Leases {
         &self.held
     }
 
+    /// Takes `other`'s leases over.
+    pub fn append(&mut self, mut other: Leases) {
+        self.held.append(&mut other.held);
+    }
+
     /// Hands the leases over to the record that commits them: from here on the shard ends them.
     #[must_use]
     pub fn keep(mut self) -> Vec<LeaseUse> {

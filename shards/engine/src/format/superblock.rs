@@ -5,6 +5,7 @@
 
 use super::codec::{DecodeError, Decoder, Encoder};
 use super::frame::{self, FrameError};
+use crate::body::layout::STRIP_LEN_MAX;
 use crate::extent::Geometry;
 
 /// Bytes reserved for one copy; A starts at 0, B here.
@@ -158,6 +159,9 @@ impl Superblock {
         };
         if k == 0 || geometry.columns() > MEMBER_COUNT_MAX {
             return Err(DecodeError::Invalid { field: "k", got: k.into() });
+        }
+        if geometry.strip_len > STRIP_LEN_MAX {
+            return Err(DecodeError::Invalid { field: "strip length", got: geometry.strip_len.into() });
         }
         for (field, len) in [
             ("strip length", u64::from(geometry.strip_len)),

@@ -8,7 +8,7 @@
 use super::key::KEY_LEN_MAX;
 use super::table::TableDescriptor;
 use super::version::LEVEL_COUNT;
-use crate::extent::ExtentClass;
+use crate::extent::{ExtentClass, Placement};
 use crate::format::codec::{DecodeError, Decoder, Encoder};
 use crate::format::record::{decode_placement, encode_placement};
 
@@ -24,6 +24,11 @@ pub struct IndexManifest {
 }
 
 impl IndexManifest {
+    /// The extents of all tables.
+    pub fn placements(&self) -> impl Iterator<Item = &Placement> {
+        self.levels.iter().flatten().map(|table| &table.placement)
+    }
+
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();

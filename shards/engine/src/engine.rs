@@ -1,0 +1,345 @@
+//! The engine as one core sees it: every key of the deployment, wherever its shard runs.
+//!
+//! Each core has one [`Engine`]. It runs the shards that fall to this core and asks the others over the mesh. Names,
+//! allocations, the log and syncs are the owning shard's; the bytes of large bodies are written and read by
+//! the core that has the connection.
+
+mod body;
+mod buckets;
+pub mod objects;
+mod uploads;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use basalt_reactor::mesh::{Incoming, Port};
+use basalt_reactor::{Core, CoreId, Disk};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+pub use self::body::{BodyReader, BodyWriter, ObjectReader, WrittenBody};
+use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor};
+use crate::buckets::Buckets;
+use crate::deployment::{Deployment, shard_file};
+use crate::error::EngineError;
+use crate::extent::{ArenaFiles, DiskFiles};
+use crate::format::superblock::HASH_SLOT_COUNT;
+use crate::request::{Ask, Reply, Request};
+use crate::shard::recovery::{Recovered, ShardContext};
+use crate::shard::{Shard, ShardStats};
+
+/// Damage seen by this core's readers that is kept for repair, at most.
+const DAMAGE_KEPT_MAX: usize = 4096;
+
+/// What one core needs to move bodies of one shard, whoever owns it.
+struct ShardAccess {
+    owner: CoreId,
+    bodies: Rc<Bodies>,
+}
+
+/// One core's view of the deployment. Cloning shares it.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    core: Core,
+    deployment: Arc<Deployment>,
+    core_count: u16,
+    port: Port<Request, Reply>,
+    /// The shards this core runs.
+    shards: BTreeMap<u16, Rc<Shard>>,
+    access: Vec<ShardAccess>,
+    buckets: Rc<Buckets>,
+    recovered: Vec<(u16, Recovered)>,
+    damage: Rc<RefCell<Vec<Damage>>>,
+}
+
+impl Engine {
+    /// Opens this core's shards and starts answering the mesh. Every core of the deployment calls it; it returns once all
+    /// of this core's shards serve and all buckets are known here.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] with the evidence.
+    pub async fn start(
+        core: &Core,
+        deployment: Arc<Deployment>,
+        core_count: u16,
+        port: Port<Request, Reply>,
+    ) -> Result<Engine, EngineError> {
+        let superblock = &deployment.superblock;
+        let buckets = Rc::new(Buckets::default());
+        let mut disks = Vec::with_capacity(deployment.paths.len());
+        for path in &deployment.paths {
+            let disk = Disk::open(core, path).map_err(|error| at(&path.display(), &error))?;
+            disks.push(Some(disk));
+        }
+        let body_core = BodyCore::new(core.clone(), &superblock.geometry);
+        let mut access = Vec::new();
+        let mut shards = BTreeMap::new();
+        let mut recovered = Vec::new();
+        for id in 0..superblock.shard_count {
+            let owner = owner_of(id, core_count);
+            let files = open_files(&deployment, &disks, id)?;
+            if owner == core.id() {
+                let context = ShardContext {
+                    core: core.clone(),
+                    id,
+                    deployment: superblock.deployment,
+                    epoch: superblock.epoch,
+                    shard_count: superblock.shard_count,
+                    files: Rc::clone(&files),
+                    disks: disks.clone(),
+                    roots: open_roots(&deployment, &disks, id)?,
+                    buckets: Rc::clone(&buckets),
+                };
+                let (shard, found) = Shard::open(context).await?;
+                shards.insert(id, shard);
+                recovered.push((id, found));
+            }
+            let lessor = Rc::new(MeshLessor { core: core.clone(), port: port.clone(), owner, shard: id });
+            access.push(ShardAccess { owner, bodies: Bodies::new(Rc::clone(&body_core), files, lessor) });
+        }
+        let inner = Rc::new(Inner {
+            core: core.clone(),
+            deployment,
+            core_count,
+            port,
+            shards,
+            access,
+            buckets,
+            recovered,
+            damage: Rc::default(),
+        });
+        let engine = Engine { inner };
+        core.spawn(engine.clone().pump());
+        engine.share_buckets().await?;
+        Ok(engine)
+    }
+
+    /// Answers the mesh, each request in a task of its own.
+    async fn pump(self) {
+        loop {
+            let Incoming { request, reply, .. } = self.inner.port.next().await;
+            match request {
+                Request::Shard { shard, ask } => {
+                    // Dropped unanswered when the shard is not here: a caller with another map, which is a bug there.
+                    let Some(shard) = self.inner.shards.get(&shard).cloned() else { continue };
+                    self.inner.core.spawn(async move { reply.send(shard.serve(ask).await) });
+                }
+                Request::BucketChanged(bucket) => {
+                    self.inner.buckets.insert(bucket);
+                    reply.send(Reply::Done(Ok(())));
+                }
+                Request::BucketGone(id) => {
+                    self.inner.buckets.remove(id);
+                    for shard in self.inner.shards.values() {
+                        shard.unfence(id);
+                    }
+                    reply.send(Reply::Done(Ok(())));
+                }
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn deployment(&self) -> &Deployment {
+        &self.inner.deployment
+    }
+
+    #[must_use]
+    pub fn core(&self) -> &Core {
+        &self.inner.core
+    }
+
+    /// The buckets of the deployment.
+    #[must_use]
+    pub fn buckets(&self) -> &Buckets {
+        &self.inner.buckets
+    }
+
+    /// What recovery found in each shard of this core.
+    #[must_use]
+    pub fn recovered(&self) -> &[(u16, Recovered)] {
+        &self.inner.recovered
+    }
+
+    /// Gauges of the shards this core runs.
+    #[must_use]
+    pub fn stats(&self) -> Vec<(u16, ShardStats)> {
+        self.inner.shards.iter().map(|(&id, shard)| (id, shard.stats())).collect()
+    }
+
+    /// Whether every shard of this core takes writes, and how many more disks may fail before data is lost.
+    #[must_use]
+    pub fn failures_tolerated(&self) -> Option<u8> {
+        let healthy = self.inner.shards.values().all(|shard| shard.check_healthy().is_ok());
+        healthy.then_some(self.inner.deployment.superblock.geometry.m)
+    }
+
+    /// Blocks this core's readers had to read around since the last call.
+    #[must_use]
+    pub fn take_damage(&self) -> Vec<Damage> {
+        self.inner.damage.take()
+    }
+
+    /// Brings every shard of the deployment under a new root: a shorter recovery, and dead space free.
+    ///
+    /// # Errors
+    /// [`EngineError`] of the first shard that could not.
+    pub async fn checkpoint(&self) -> Result<(), EngineError> {
+        for shard in 0..self.shard_count() {
+            match self.ask(shard, Ask::Checkpoint).await? {
+                Reply::Done(result) => result?,
+                _ => return Err(EngineError::Closed),
+            }
+        }
+        Ok(())
+    }
+
+    fn shard_count(&self) -> u16 {
+        self.inner.deployment.superblock.shard_count
+    }
+
+    /// The shard that owns `name` in `bucket`.
+    fn shard_of(&self, bucket: u64, name: &[u8]) -> u16 {
+        let superblock = &self.inner.deployment.superblock;
+        let mut hasher = SipHasher13::new_with_key(&superblock.hash_seed);
+        hasher.write(&bucket.to_le_bytes());
+        hasher.write(name);
+        let hash = hasher.finish128().as_u128();
+        let slot = usize::try_from(hash % HASH_SLOT_COUNT as u128).expect("below the slot count");
+        superblock.slot_map[slot]
+    }
+
+    async fn ask(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
+        let owner = self.inner.access[usize::from(shard)].owner;
+        self.inner.port.call(owner, Request::Shard { shard, ask }).await.map_err(|_| EngineError::Closed)
+    }
+
+    /// Tells a shard without waiting; for what must also work while something is dropped.
+    fn tell(&self, shard: u16, ask: Ask) {
+        let owner = self.inner.access[usize::from(shard)].owner;
+        self.inner.port.notify(owner, Request::Shard { shard, ask });
+    }
+
+    fn note_damage(&self) -> crate::body::OnDamage {
+        let kept = Rc::clone(&self.inner.damage);
+        Rc::new(move |damage| {
+            tracing::warn!(extent = damage.extent.0, disk = damage.disk.0, offset = damage.offset, fault = %damage.fault,
+                "damaged block read around");
+            let mut kept = kept.borrow_mut();
+            if kept.len() < DAMAGE_KEPT_MAX {
+                kept.push(damage);
+            }
+        })
+    }
+}
+
+/// The core that runs a shard: shards are dealt to the cores in turn, whatever their numbers are.
+fn owner_of(shard: u16, core_count: u16) -> CoreId {
+    CoreId(shard % core_count)
+}
+
+fn at(what: &dyn std::fmt::Display, error: &std::io::Error) -> EngineError {
+    EngineError::Damaged(format!("{what}: {error}"))
+}
+
+fn open_files(
+    deployment: &Deployment,
+    disks: &[Option<Disk>],
+    shard: u16,
+) -> Result<Rc<ArenaFiles>, EngineError> {
+    let mut files = Vec::with_capacity(disks.len());
+    for disk in disks {
+        let Some(disk) = disk else {
+            files.push(None);
+            continue;
+        };
+        let open = |kind| {
+            let name = shard_file(shard, kind);
+            disk.open_file(&name).map_err(|error| at(&name, &error))
+        };
+        files.push(Some(DiskFiles { log: open("log")?, data: open("data")?, table: open("table")? }));
+    }
+    Ok(ArenaFiles::new(deployment.superblock.geometry, files))
+}
+
+fn open_roots(
+    deployment: &Deployment,
+    disks: &[Option<Disk>],
+    shard: u16,
+) -> Result<Vec<Option<basalt_reactor::File>>, EngineError> {
+    debug_assert_eq!(disks.len(), deployment.superblock.members.len());
+    let name = shard_file(shard, "root");
+    disks
+        .iter()
+        .map(|disk| {
+            disk.as_ref().map(|disk| disk.open_file(&name)).transpose().map_err(|error| at(&name, &error))
+        })
+        .collect()
+}
+
+/// The owning shard as a writer on this core sees it.
+struct MeshLessor {
+    core: Core,
+    port: Port<Request, Reply>,
+    owner: CoreId,
+    shard: u16,
+}
+
+impl Lessor for MeshLessor {
+    fn lease(&self, blocks_min: u32, blocks_max: u32) -> crate::body::LeaseFuture {
+        let (port, owner, shard) = (self.port.clone(), self.owner, self.shard);
+        // A task of its own, so that a lease which arrives after its writer is gone finds its way back.
+        let task = self.core.spawn(async move {
+            let ask = Ask::Lease { blocks_min, blocks_max };
+            let reply = port.call(owner, Request::Shard { shard, ask }).await;
+            match reply {
+                Ok(Reply::Lease(Ok(grant))) => Ok(GrantGuard { port, owner, shard, grant: Some(grant) }),
+                Ok(Reply::Lease(Err(EngineError::NoSpace))) => Err(BodyError::NoSpace),
+                _ => Err(BodyError::Closed),
+            }
+        });
+        Box::pin(async move {
+            let guard = task.await.unwrap_or(Err(BodyError::Closed))?;
+            let grant = guard.keep();
+            Ok(Lease {
+                id: grant.id,
+                placement: Rc::new(grant.placement),
+                block: grant.block,
+                blocks: grant.blocks,
+            })
+        })
+    }
+
+    fn release(&self, lease: u64) {
+        self.port.notify(self.owner, Request::Shard { shard: self.shard, ask: Ask::EndLease(lease) });
+    }
+}
+
+/// A lease that nobody has taken over yet; dropped, it goes back.
+struct GrantGuard {
+    port: Port<Request, Reply>,
+    owner: CoreId,
+    shard: u16,
+    grant: Option<crate::shard::leases::LeaseGrant>,
+}
+
+impl GrantGuard {
+    fn keep(mut self) -> crate::shard::leases::LeaseGrant {
+        self.grant.take().expect("it is taken once")
+    }
+}
+
+impl Drop for GrantGuard {
+    fn drop(&mut self) {
+        if let Some(grant) = &self.grant {
+            let ask = Ask::EndLease(grant.id);
+            self.port.notify(self.owner, Request::Shard { shard: self.shard, ask });
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What the engine answers when it cannot do what was asked.
+
+use crate::body::BodyError;
+use crate::index::IndexError;
+use crate::value::ValueError;
+
+/// A caller's guard said no; the number is the caller's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused(pub u32);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineError {
+    NoSuchBucket,
+    BucketExists,
+    BucketNotEmpty,
+    NoSuchUpload,
+    /// A listed part does not exist or is not the one meant.
+    InvalidPart {
+        number: u16,
+    },
+    Refused(Refused),
+    /// The disks are full; deletes still work.
+    NoSpace,
+    /// A shard stopped taking writes after a device failed under its log.
+    ShardFailed {
+        shard: u16,
+        reason: String,
+    },
+    /// The core that owns the shard is shutting down.
+    Closed,
+    /// Bytes of a body could not be written or read.
+    Body(BodyError),
+    /// The index or another structure is damaged beyond what its copies can mend.
+    Damaged(String),
+}
+
+impl std::fmt::Display for EngineError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            EngineError::NoSuchBucket => write!(f, "the bucket does not exist"),
+            EngineError::BucketExists => write!(f, "the bucket exists"),
+            EngineError::BucketNotEmpty => write!(f, "the bucket is not empty"),
+            EngineError::NoSuchUpload => write!(f, "the upload does not exist"),
+            EngineError::InvalidPart { number } => write!(f, "part {number} is missing or another one"),
+            EngineError::Refused(Refused(code)) => write!(f, "refused by the caller's guard ({code})"),
+            EngineError::NoSpace => write!(f, "the disks are full"),
+            EngineError::ShardFailed { shard, reason } => {
+                write!(f, "shard {shard} takes no writes: {reason}")
+            }
+            EngineError::Closed => write!(f, "the engine is closing"),
+            EngineError::Body(error) => write!(f, "{error}"),
+            EngineError::Damaged(what) => write!(f, "damaged: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+impl From<BodyError> for EngineError {
+    fn from(error: BodyError) -> EngineError {
+        match error {
+            BodyError::NoSpace => EngineError::NoSpace,
+            BodyError::Closed => EngineError::Closed,
+            other => EngineError::Body(other),
+        }
+    }
+}
+
+impl From<IndexError> for EngineError {
+    fn from(error: IndexError) -> EngineError {
+        match error {
+            IndexError::NoSpace(_) => EngineError::NoSpace,
+            other => EngineError::Damaged(other.to_string()),
+        }
+    }
+}
+
+impl From<ValueError> for EngineError {
+    fn from(error: ValueError) -> EngineError {
+        EngineError::Damaged(error.to_string())
+    }
+}

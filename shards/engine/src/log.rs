@@ -1,0 +1,274 @@
+//! The write-ahead log of one shard: batches appended to log extents, the same bytes to every replica.
+//!
+//! One batch is in flight at a time, written with RWF_DSYNC to all replicas at once and durable when the last of them
+//! says so. That is group commit: whatever arrives meanwhile shares the next batch, and its flush. The payload of a
+//! batch is also the first home of small objects.
+
+pub(crate) mod replay;
+
+use std::rc::Rc;
+
+use basalt_reactor::disk::BLOCK_LEN;
+use basalt_reactor::{Buf, Core, Slice, WriteMode};
+
+use crate::body::DeviceError;
+use crate::checksum::crc32c;
+use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId, Placement};
+use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchHeader};
+use crate::format::codec::Encoder;
+use crate::format::log_header::LogHeader;
+use crate::format::record::Record;
+use crate::format::root::LogPosition;
+
+/// Bytes at the start of a log extent that hold its header.
+pub(crate) const LOG_HEADER_LEN: u32 = BLOCK_LEN as u32;
+
+/// Bytes kept free at the end of the current extent until its successor is known to the log, so that the record naming
+/// it always has a place.
+const SUCCESSOR_RESERVE: u32 = BLOCK_LEN as u32;
+
+/// A device failed under the log. What it holds beyond the last acknowledged batch is unknown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogError {
+    pub(crate) extent: ExtentId,
+    pub(crate) disk: DiskIndex,
+    pub(crate) error: DeviceError,
+}
+
+impl std::fmt::Display for LogError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "log extent {} on disk {}: {}", self.extent.0, self.disk.0, self.error)
+    }
+}
+
+/// A log extent ready to take batches.
+#[derive(Clone, Debug)]
+pub(crate) struct LogExtent {
+    pub(crate) placement: Rc<Placement>,
+    pub(crate) nonce: [u8; 16],
+}
+
+/// What goes into one batch.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) records: Vec<Record>,
+    pub(crate) payload: Vec<Vec<u8>>,
+}
+
+/// Where an appended batch came to lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Appended {
+    pub(crate) extent: ExtentId,
+    /// Of the payload, from the start of the extent, bytes.
+    pub(crate) payload_offset: u64,
+    /// Bytes the batch takes on each replica.
+    pub(crate) disk_len: u64,
+}
+
+pub(crate) struct LogWriter {
+    core: Core,
+    files: Rc<ArenaFiles>,
+    shard: u16,
+    epoch: u64,
+    current: LogExtent,
+    offset: u32,
+    sequence: u64,
+    previous: [u8; 16],
+}
+
+impl LogWriter {
+    /// A writer that starts `extent` with batch number `sequence`, whose predecessor hashes to `previous`.
+    pub(crate) fn new(
+        core: Core,
+        files: Rc<ArenaFiles>,
+        shard: u16,
+        epoch: u64,
+        extent: LogExtent,
+        sequence: u64,
+        previous: [u8; 16],
+    ) -> LogWriter {
+        LogWriter { core, files, shard, epoch, current: extent, offset: LOG_HEADER_LEN, sequence, previous }
+    }
+
+    /// Where the next batch goes, unless it does not fit.
+    pub(crate) fn position(&self) -> LogPosition {
+        LogPosition {
+            extent: self.current.placement.id,
+            offset: self.offset,
+            sequence: self.sequence,
+            previous: self.previous,
+        }
+    }
+
+    pub(crate) fn extent(&self) -> ExtentId {
+        self.current.placement.id
+    }
+
+    /// Longest batch any extent of this log can hold while its successor is still unknown.
+    pub(crate) fn batch_len_max(files: &ArenaFiles) -> usize {
+        let slot = files.geometry().log_slot_len - u64::from(LOG_HEADER_LEN) - u64::from(SUCCESSOR_RESERVE);
+        BATCH_LEN_MAX.min(usize::try_from(slot).unwrap_or(BATCH_LEN_MAX))
+    }
+
+    /// Whether a batch of at most `len` bytes fits the current extent; without a known successor some room stays free.
+    pub(crate) fn fits(&self, len: usize, successor_known: bool) -> bool {
+        let reserve = if successor_known { 0 } else { SUCCESSOR_RESERVE };
+        let len = len.next_multiple_of(BLOCK_LEN) as u64;
+        u64::from(self.offset) + len + u64::from(reserve) <= self.files.geometry().log_slot_len
+    }
+
+    /// Goes on in `next`.
+    pub(crate) fn switch(&mut self, next: LogExtent) {
+        self.current = next;
+        self.offset = LOG_HEADER_LEN;
+    }
+
+    /// Appends `batch` to every replica and returns once it is durable on all of them.
+    ///
+    /// # Errors
+    /// [`LogError`]: the batch may be durable on some replicas; nothing may be appended after it in this epoch.
+    ///
+    /// # Panics
+    /// If the batch does not fit; the caller asked [`LogWriter::fits`].
+    pub(crate) async fn append(&mut self, batch: &Batch, clock: u64) -> Result<Appended, LogError> {
+        let (buf, header) = self.assemble(batch, clock).await;
+        let offset = self.offset;
+        let disk_len = buf.len() as u64;
+        assert!(
+            u64::from(offset) + disk_len <= self.files.geometry().log_slot_len,
+            "a batch must fit its extent"
+        );
+        let data = buf.freeze();
+        write_replicas(&self.core, &self.files, &self.current.placement, &data, u64::from(offset)).await?;
+        self.offset += u32::try_from(disk_len).expect("a batch is at most 1 MiB");
+        self.sequence += 1;
+        self.previous = header.hash();
+        Ok(Appended {
+            extent: self.current.placement.id,
+            payload_offset: u64::from(offset) + header.payload_offset() as u64,
+            disk_len,
+        })
+    }
+
+    async fn assemble(&self, batch: &Batch, clock: u64) -> (Buf, BatchHeader) {
+        let mut out = Encoder::new();
+        for record in &batch.records {
+            record.encode(&mut out);
+        }
+        let records = out.finish();
+        let payload_len: usize = batch.payload.iter().map(Vec::len).sum();
+        let len = BATCH_HEADER_LEN + records.len() + payload_len;
+        let mut buf = self.core.arena().alloc(len.next_multiple_of(BLOCK_LEN)).await;
+        buf.set_len(len.next_multiple_of(BLOCK_LEN));
+        let payload_start = BATCH_HEADER_LEN + records.len();
+        buf[BATCH_HEADER_LEN..payload_start].copy_from_slice(&records);
+        let mut at = payload_start;
+        for piece in &batch.payload {
+            buf[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
+        }
+        buf[len..].fill(0);
+        let header = BatchHeader {
+            shard: self.shard,
+            extent: self.current.placement.id,
+            nonce: self.current.nonce,
+            epoch: self.epoch,
+            sequence: self.sequence,
+            previous: self.previous,
+            clock,
+            record_count: u32::try_from(batch.records.len()).expect("bounded by the batch length"),
+            records_len: u32::try_from(records.len()).expect("bounded by the batch length"),
+            payload_len: u32::try_from(payload_len).expect("bounded by the batch length"),
+            records_crc: crc32c(&records),
+            payload_crc: crc32c(&buf[payload_start..len]),
+        };
+        buf[..BATCH_HEADER_LEN].copy_from_slice(&header.encode());
+        (buf, header)
+    }
+}
+
+/// Prewrites a log extent (so that later commits change no file metadata) and writes its header, durably.
+pub(crate) async fn prepare_extent(
+    core: &Core,
+    files: &ArenaFiles,
+    placement: &Placement,
+    header: &LogHeader,
+    prewritten: bool,
+) -> Result<(), LogError> {
+    if !prewritten {
+        let slot_len = files.geometry().log_slot_len;
+        let chunk = slot_len.min(basalt_reactor::arena::BUF_LEN_MAX as u64);
+        let mut zeros = core.arena().alloc(usize::try_from(chunk).expect("at most 1 MiB")).await;
+        zeros.fill(0);
+        let zeros = zeros.freeze();
+        let mut offset = 0;
+        while offset < slot_len {
+            let len = chunk.min(slot_len - offset);
+            let data = zeros.slice(0..usize::try_from(len).expect("at most 1 MiB"));
+            write_columns(core, files, placement, &data, offset, WriteMode::Volatile).await?;
+            offset += len;
+        }
+    }
+    let bytes = header.encode();
+    let mut block = core.arena().alloc(bytes.len()).await;
+    block.copy_from_slice(&bytes);
+    let block = block.freeze();
+    write_columns(core, files, placement, &block, 0, WriteMode::Volatile).await?;
+    for &column in &placement.columns {
+        if let Some((file, _)) = files.locate(ExtentClass::Log, column) {
+            file.sync().await.map_err(|error| LogError {
+                extent: placement.id,
+                disk: column.disk,
+                error: (&error).into(),
+            })?;
+        }
+    }
+    Ok(())
+}
+
+async fn write_replicas(
+    core: &Core,
+    files: &ArenaFiles,
+    placement: &Placement,
+    data: &Slice,
+    offset: u64,
+) -> Result<(), LogError> {
+    write_columns(core, files, placement, data, offset, WriteMode::Stable).await
+}
+
+/// Writes `data` at `offset` of every column, all at once.
+async fn write_columns(
+    core: &Core,
+    files: &ArenaFiles,
+    placement: &Placement,
+    data: &Slice,
+    offset: u64,
+    mode: WriteMode,
+) -> Result<(), LogError> {
+    let fail = |disk, error: &std::io::Error| LogError { extent: placement.id, disk, error: error.into() };
+    let absent = std::io::Error::from(std::io::ErrorKind::NotFound);
+    if let [column] = placement.columns.as_slice() {
+        let (file, start) =
+            files.locate(placement.class, *column).ok_or_else(|| fail(column.disk, &absent))?;
+        return file
+            .write_at(data.clone(), start + offset, mode)
+            .await
+            .map_err(|error| fail(column.disk, &error));
+    }
+    let mut writes = Vec::with_capacity(placement.columns.len());
+    for &column in &placement.columns {
+        let (file, start) =
+            files.locate(placement.class, column).ok_or_else(|| fail(column.disk, &absent))?;
+        let (file, data) = (file.clone(), data.clone());
+        writes
+            .push((column.disk, core.spawn(async move { file.write_at(data, start + offset, mode).await })));
+    }
+    let mut first = Ok(());
+    for (disk, write) in writes {
+        let result = write.await.expect("nobody cancels a log write");
+        if let (Ok(()), Err(error)) = (&first, result) {
+            first = Err(fail(disk, &error));
+        }
+    }
+    first
+}

@@ -1,0 +1,237 @@
+//! Reading the log back: each batch from any replica that has it whole.
+//!
+//! The log ends where no replica has the next batch. Because a batch is written only after its predecessor is durable
+//! everywhere, a valid batch beyond a missing one proves that acknowledged data is damaged; that is refused with the
+//! evidence and never cut off.
+
+use std::rc::Rc;
+
+use basalt_reactor::disk::BLOCK_LEN;
+use basalt_reactor::{Buf, Core};
+
+use super::{LOG_HEADER_LEN, LogExtent};
+use crate::extent::{ArenaFiles, Column, ExtentId};
+use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchError, BatchHeader};
+use crate::format::record::Record;
+use crate::format::root::LogPosition;
+
+/// A batch read back.
+pub(crate) struct ReplayedBatch {
+    pub(crate) header: BatchHeader,
+    pub(crate) records: Vec<Record>,
+    /// Its bytes, header included.
+    pub(crate) bytes: Vec<u8>,
+    /// From the start of its extent.
+    pub(crate) offset: u32,
+}
+
+impl ReplayedBatch {
+    pub(crate) fn payload(&self) -> &[u8] {
+        let start = self.header.payload_offset();
+        &self.bytes[start..start + self.header.payload_len as usize]
+    }
+}
+
+/// Why a log cannot be replayed to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReplayError {
+    /// Batch `missing` is on no replica, but the later batch `found` is: acknowledged data is damaged.
+    Damaged {
+        extent: ExtentId,
+        offset: u32,
+        missing: u64,
+        found: u64,
+        found_offset: u32,
+        reasons: Vec<String>,
+    },
+}
+
+impl std::fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ReplayError::Damaged { extent, offset, missing, found, found_offset, reasons } => write!(
+                f,
+                "acknowledged data is damaged: batch {missing} at {offset} of log extent {} is on no replica, but \
+                 batch {found} is there at {found_offset} ({})",
+                extent.0,
+                reasons.join("; ")
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ReplayError {}
+
+/// Walks a log from a position to its end.
+pub(crate) struct Replay {
+    core: Core,
+    files: Rc<ArenaFiles>,
+    shard: u16,
+    position: LogPosition,
+    extent: LogExtent,
+}
+
+impl Replay {
+    pub(crate) fn new(
+        core: Core,
+        files: Rc<ArenaFiles>,
+        shard: u16,
+        position: LogPosition,
+        extent: LogExtent,
+    ) -> Replay {
+        Replay { core, files, shard, position, extent }
+    }
+
+    /// The next batch, or `None` at the end of the log. `successor` is the log extent opened after the current one, as
+    /// far as the batches replayed until now name one.
+    pub(crate) async fn next(
+        &mut self,
+        successor: Option<LogExtent>,
+    ) -> Result<Option<ReplayedBatch>, ReplayError> {
+        let mut reasons = Vec::new();
+        if let Some(batch) = self.read(&self.extent.clone(), self.position.offset, &mut reasons).await {
+            return Ok(Some(self.advance(batch)));
+        }
+        if let Some(next) = &successor
+            && let Some(batch) = self.read(next, LOG_HEADER_LEN, &mut reasons).await
+        {
+            self.extent = next.clone();
+            return Ok(Some(self.advance(batch)));
+        }
+        self.refuse_later_batches(successor.as_ref(), reasons).await?;
+        Ok(None)
+    }
+
+    fn advance(&mut self, batch: ReplayedBatch) -> ReplayedBatch {
+        self.position = LogPosition {
+            extent: batch.header.extent,
+            offset: batch.offset + u32::try_from(batch.header.disk_len()).expect("at most 1 MiB"),
+            sequence: batch.header.sequence + 1,
+            previous: batch.header.hash(),
+        };
+        batch
+    }
+
+    /// Batch number `position.sequence` at `offset` of `extent`, from the first replica that has it whole.
+    async fn read(
+        &self,
+        extent: &LogExtent,
+        offset: u32,
+        reasons: &mut Vec<String>,
+    ) -> Option<ReplayedBatch> {
+        if u64::from(offset) + BLOCK_LEN as u64 > self.files.geometry().log_slot_len {
+            return None;
+        }
+        for &column in &extent.placement.columns {
+            match self.read_replica(extent, column, offset).await {
+                Ok(batch) if batch.header.sequence == self.position.sequence => {
+                    if batch.header.previous == self.position.previous {
+                        return Some(batch);
+                    }
+                    reasons.push(format!("disk {}: batch names another predecessor", column.disk.0));
+                }
+                Ok(batch) => {
+                    reasons.push(format!("disk {}: holds batch {}", column.disk.0, batch.header.sequence));
+                }
+                Err(reason) => reasons.push(format!("disk {}: {reason}", column.disk.0)),
+            }
+        }
+        None
+    }
+
+    async fn read_replica(
+        &self,
+        extent: &LogExtent,
+        column: Column,
+        offset: u32,
+    ) -> Result<ReplayedBatch, String> {
+        let first = self.read_bytes(extent, column, offset, BLOCK_LEN).await?;
+        let header = self.header_of(extent, &first).map_err(|error| error.to_string())?;
+        let len = header.disk_len();
+        if u64::from(offset) + len as u64 > self.files.geometry().log_slot_len {
+            return Err("batch reaches beyond its extent".to_owned());
+        }
+        let bytes = if len > first.len() {
+            self.read_bytes(extent, column, offset, len).await?.to_vec()
+        } else {
+            first.to_vec()
+        };
+        let records = header.decode_records(&bytes).map_err(|error| error.to_string())?;
+        Ok(ReplayedBatch { header, records, bytes, offset })
+    }
+
+    /// The header that starts `bytes`, if it belongs to this use of the extent.
+    fn header_of(&self, extent: &LogExtent, bytes: &[u8]) -> Result<BatchHeader, BatchError> {
+        let header = BatchHeader::decode(bytes)?;
+        let ours = header.nonce == extent.nonce
+            && header.extent == extent.placement.id
+            && header.shard == self.shard;
+        if ours { Ok(header) } else { Err(BatchError::NoHeader) }
+    }
+
+    async fn read_bytes(
+        &self,
+        extent: &LogExtent,
+        column: Column,
+        offset: u32,
+        len: usize,
+    ) -> Result<Buf, String> {
+        let (file, start) = self
+            .files
+            .locate(extent.placement.class, column)
+            .ok_or_else(|| "the disk is absent".to_owned())?;
+        let buf = self.core.arena().alloc(len).await;
+        match file.read_at(buf, start + u64::from(offset)).await {
+            (Ok(got), buf) if got == len => Ok(buf),
+            (Ok(got), _) => Err(format!("read {got} of {len} bytes")),
+            (Err(error), _) => Err(error.to_string()),
+        }
+    }
+
+    /// Looks through the rest of this extent and its successor for any valid batch with a later number.
+    async fn refuse_later_batches(
+        &self,
+        successor: Option<&LogExtent>,
+        reasons: Vec<String>,
+    ) -> Result<(), ReplayError> {
+        let slot_len = self.files.geometry().log_slot_len;
+        let rest = (&self.extent, self.position.offset);
+        for (extent, from) in std::iter::once(rest).chain(successor.map(|next| (next, LOG_HEADER_LEN))) {
+            for &column in &extent.placement.columns {
+                let mut offset = u64::from(from);
+                while offset < slot_len {
+                    let len = (slot_len - offset).min(BATCH_LEN_MAX as u64);
+                    let len = usize::try_from(len).expect("at most 1 MiB");
+                    let at = u32::try_from(offset).expect("log slots stay below 4 GiB");
+                    // A replica that cannot be read has no say here; the others do.
+                    if let Ok(bytes) = self.read_bytes(extent, column, at, len).await
+                        && let Some((found, block)) = self.later_header(extent, &bytes)
+                    {
+                        let whole = self.read_replica(extent, column, at + block).await.is_ok();
+                        if whole {
+                            return Err(ReplayError::Damaged {
+                                extent: self.extent.placement.id,
+                                offset: self.position.offset,
+                                missing: self.position.sequence,
+                                found,
+                                found_offset: at + block,
+                                reasons,
+                            });
+                        }
+                    }
+                    offset += len as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn later_header(&self, extent: &LogExtent, bytes: &[u8]) -> Option<(u64, u32)> {
+        bytes.chunks_exact(BLOCK_LEN).enumerate().find_map(|(index, block)| {
+            debug_assert!(block.len() >= BATCH_HEADER_LEN);
+            let header = self.header_of(extent, block).ok()?;
+            (header.sequence > self.position.sequence)
+                .then(|| (header.sequence, u32::try_from(index * BLOCK_LEN).expect("below 1 MiB")))
+        })
+    }
+}

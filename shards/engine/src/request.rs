@@ -1,0 +1,97 @@
+//! What cores ask of each other: requests to a shard, or to a core about its bucket copies, and their replies.
+//!
+//! Requests own their bytes and nothing else; buffers and files stay with their core. A request that reached its shard
+//! takes effect whether or not the asking core still waits for it.
+
+use crate::error::EngineError;
+use crate::extent::{ExtentId, Placement};
+use crate::shard::ShardStats;
+use crate::shard::leases::LeaseGrant;
+use crate::shard::list::{ListChunk, ListQuery, UploadChunk, UploadQuery};
+use crate::shard::mutate::{Found, Guard, PutDone, PutObject};
+use crate::shard::uploads::{CompleteUpload, PartsPage, PutPart};
+use crate::value::{Bucket, Upload};
+
+/// A message of the mesh.
+pub enum Request {
+    /// To the core that runs the shard.
+    Shard { shard: u16, ask: Ask },
+    /// To every core: a bucket's record is this from now on.
+    BucketChanged(Bucket),
+    /// To every core: this bucket is gone.
+    BucketGone(u64),
+}
+
+/// What a shard can be asked.
+pub enum Ask {
+    Lookup {
+        key: Vec<u8>,
+        pin: bool,
+    },
+    Place {
+        extents: Vec<ExtentId>,
+    },
+    Unpin(u64),
+    Lease {
+        blocks_min: u32,
+        blocks_max: u32,
+    },
+    EndLease(u64),
+    Put(Box<PutObject>),
+    Delete {
+        bucket: u64,
+        name: Vec<u8>,
+        guard: Option<Guard>,
+    },
+    List(ListQuery),
+    CreateUpload {
+        bucket: u64,
+        name: Vec<u8>,
+        upload: Box<Upload>,
+    },
+    PutPart(Box<PutPart>),
+    ListParts {
+        bucket: u64,
+        name: Vec<u8>,
+        id: [u8; 16],
+        after: u16,
+        limit: usize,
+    },
+    CompleteUpload(Box<CompleteUpload>),
+    AbortUpload {
+        bucket: u64,
+        name: Vec<u8>,
+        id: [u8; 16],
+    },
+    ListUploads(UploadQuery),
+    /// To the bucket's home shard: create it there.
+    CreateBucket {
+        name: String,
+        settings: Vec<(String, Vec<u8>)>,
+    },
+    /// To the bucket's home shard: keep this record, if the bucket is still the same.
+    StoreBucket(Box<Bucket>),
+    /// To the bucket's home shard: drop its record.
+    DropBucket(Box<Bucket>),
+    /// Let no mutation into the bucket any more; answers whether it is empty here once none is under way.
+    Fence(u64),
+    Unfence(u64),
+    Stats,
+    Checkpoint,
+}
+
+pub enum Reply {
+    Done(Result<(), EngineError>),
+    Found(Result<Option<Found>, EngineError>),
+    Places(Vec<Placement>),
+    Lease(Result<LeaseGrant, EngineError>),
+    Put(Result<PutDone, EngineError>),
+    Deleted(Result<bool, EngineError>),
+    List(Result<ListChunk, EngineError>),
+    Upload(Result<[u8; 16], EngineError>),
+    Parts(Result<PartsPage, EngineError>),
+    Uploads(Result<UploadChunk, EngineError>),
+    Bucket(Result<Bucket, EngineError>),
+    Empty(Result<bool, EngineError>),
+    Stats(ShardStats),
+}

@@ -1,0 +1,132 @@
+//! A shard: the only place where its keys change.
+//!
+//! It owns one log, one index and one extent table. Every mutation goes the same way: lock the key, look at what is there
+//! now, ask the caller's guard, form records that name what they supersede, commit. Reads look at the index,
+//! which holds durable state alone.
+
+pub(crate) mod checkpoint;
+pub(crate) mod commit;
+pub(crate) mod leases;
+pub(crate) mod list;
+pub(crate) mod mutate;
+mod pins;
+pub(crate) mod recovery;
+mod serve;
+pub(crate) mod space;
+pub(crate) mod uploads;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use basalt_reactor::{Core, File};
+
+use self::commit::CommitQueue;
+use self::leases::Leases;
+use self::pins::Pins;
+use self::space::Space;
+use crate::buckets::Buckets;
+use crate::error::EngineError;
+use crate::extent::{ArenaFiles, ExtentClass, ExtentId, Placement};
+use crate::format::root::Root;
+use crate::index::Index;
+use crate::wait::{Event, KeyLocks};
+
+/// Log bytes after which a checkpoint starts, in slots of a log extent: bounds how long recovery replays.
+const CHECKPOINT_LOG_SLOTS: u64 = 8;
+
+/// Memtable bytes after which a checkpoint starts.
+pub(crate) const MEMTABLE_LEN_MAX: usize = 16 << 20;
+
+pub(crate) struct Shard {
+    pub(crate) id: u16,
+    pub(crate) core: Core,
+    pub(crate) files: Rc<ArenaFiles>,
+    pub(crate) deployment: [u8; 16],
+    pub(crate) epoch: u64,
+    pub(crate) index: Rc<Index>,
+    pub(crate) space: Rc<Space>,
+    pub(crate) buckets: Rc<Buckets>,
+    /// The root file on each present disk.
+    roots: Vec<File>,
+    /// The newest durable root.
+    root: RefCell<Root>,
+    commits: CommitQueue,
+    locks: Rc<KeyLocks>,
+    leases: Leases,
+    pins: Pins,
+    /// The last time handed out, nanoseconds since the Unix epoch.
+    clock: Cell<u64>,
+    obsolete: RefCell<checkpoint::Obsolete>,
+    /// Why the shard takes no writes any more.
+    failed: RefCell<Option<String>>,
+    /// Buckets on their way out: no mutation enters them.
+    fenced: RefCell<BTreeSet<u64>>,
+    /// Mutations under way per bucket, for fencing to wait for.
+    under_way: RefCell<std::collections::BTreeMap<u64, u32>>,
+    drained: Event,
+    background: Event,
+    checkpoint_wanted: Cell<bool>,
+    checkpoint_done: Event,
+    checkpoints: Cell<u64>,
+}
+
+/// Gauges and counters of one shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardStats {
+    /// Mutations waiting for their batch.
+    pub commit_backlog: usize,
+    /// Log written since the last checkpoint began, bytes.
+    pub log_len: u64,
+    pub log_extents: usize,
+    pub data_extents: usize,
+    /// Bytes some key still names, in log and data extents.
+    pub live_len: u64,
+    pub memtable_len: usize,
+    pub checkpoints: u64,
+    pub full: bool,
+    pub failed: bool,
+}
+
+impl Shard {
+    pub(crate) fn check_healthy(&self) -> Result<(), EngineError> {
+        match &*self.failed.borrow() {
+            None => Ok(()),
+            Some(reason) => Err(EngineError::ShardFailed { shard: self.id, reason: reason.clone() }),
+        }
+    }
+
+    /// The next instant of the hybrid clock: now, or just after the last one.
+    fn tick(&self) -> u64 {
+        let next = self.core.wall().0.max(self.clock.get() + 1);
+        self.clock.set(next);
+        next
+    }
+
+    /// Where the extents `ids` lie; unknown ones are left out.
+    pub(crate) fn placements(&self, ids: &[ExtentId]) -> Vec<Placement> {
+        let extents = self.space.extents.borrow();
+        ids.iter().filter_map(|&id| extents.get(id)).map(|extent| (*extent.placement).clone()).collect()
+    }
+
+    pub(crate) fn wake_background(&self) {
+        self.background.notify();
+    }
+
+    #[must_use]
+    pub(crate) fn stats(&self) -> ShardStats {
+        let extents = self.space.extents.borrow();
+        let of = |class| extents.iter().filter(|extent| extent.placement.class == class).count();
+        ShardStats {
+            commit_backlog: self.commits.len(),
+            log_len: self.commits.log_len.get(),
+            log_extents: of(ExtentClass::Log),
+            data_extents: of(ExtentClass::Data),
+            live_len: extents.iter().map(|extent| extent.live_len).sum(),
+            memtable_len: self.index.memtable_len(),
+            checkpoints: self.checkpoints.get(),
+            full: self.space.is_full(),
+            failed: self.failed.borrow().is_some(),
+        }
+    }
+}

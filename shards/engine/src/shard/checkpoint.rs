@@ -1,0 +1,302 @@
+//! Checkpoints: the index and the extent table brought to disk, so that the log before them is needed no more.
+//!
+//! Order is everything. The state is taken at a boundary between two batches; tables and manifest are written and made
+//! durable; then the root on every disk; and only when that root is durable everywhere do the slots of what it
+//! no longer names become free. A crash in between leaves the older root, which still finds all it names.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use basalt_reactor::WriteMode;
+use basalt_reactor::arena::BUF_LEN_MAX;
+use basalt_reactor::disk::BLOCK_LEN;
+
+use super::commit::Boundary;
+use super::{CHECKPOINT_LOG_SLOTS, MEMTABLE_LEN_MAX, Shard};
+use crate::body::DeviceError;
+use crate::checksum::crc32c;
+use crate::error::EngineError;
+use crate::extent::{ExtentClass, ExtentId, Placement};
+use crate::format::manifest::{ExtentEntry, Manifest};
+use crate::format::root::{MANIFEST_EXTENT_COUNT_MAX, ROOT_COPY_LEN, Root};
+use crate::index::ObsoleteTable;
+
+/// How long a full or failing shard waits before it tries again to make room.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Index tables that the current version no longer has.
+#[derive(Default)]
+pub(super) struct Obsolete {
+    /// The durable root may still name them.
+    pending: Vec<ObsoleteTable>,
+    /// No root names them; readers may still use them.
+    settled: Vec<ObsoleteTable>,
+}
+
+impl Obsolete {
+    /// The first `count` pending ones are named by no root any more.
+    fn settle(&mut self, count: usize) {
+        self.settled.extend(self.pending.drain(..count));
+    }
+}
+
+impl Shard {
+    pub(crate) fn want_checkpoint(&self) {
+        self.checkpoint_wanted.set(true);
+        self.background.notify();
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        let log_max = self.files.geometry().log_slot_len * CHECKPOINT_LOG_SLOTS;
+        self.checkpoint_wanted.get()
+            || self.commits.log_len.get() >= log_max
+            || self.index.memtable_len() >= MEMTABLE_LEN_MAX
+    }
+
+    /// Whether mutations that grow the store should wait: the index cannot keep up.
+    pub(super) fn is_behind(&self) -> bool {
+        self.index.stats().memtable_len >= 4 * MEMTABLE_LEN_MAX
+    }
+
+    /// Waits until the background has caught up enough for another mutation.
+    pub(super) async fn wait_for_index(&self) -> Result<(), EngineError> {
+        if self.is_behind() {
+            self.checkpoint_done
+                .wait_until(|| !self.is_behind() || self.failed.borrow().is_some() || self.space.is_full())
+                .await;
+            if self.is_behind() {
+                self.check_healthy()?;
+                return Err(EngineError::NoSpace);
+            }
+        }
+        Ok(())
+    }
+
+    /// Checkpoints when due, and compacts the index in between.
+    pub(crate) async fn run_background(self: Rc<Self>) {
+        loop {
+            self.background
+                .wait_until(|| {
+                    self.failed.borrow().is_some()
+                        || self.checkpoint_due()
+                        || self.index.choose_compaction().is_some()
+                })
+                .await;
+            if self.failed.borrow().is_some() {
+                self.checkpoint_done.notify();
+                return;
+            }
+            if self.checkpoint_due() {
+                self.checkpoint_wanted.set(false);
+                let result = self.checkpoint().await;
+                self.commits.checkpoint_ended();
+                if let Err(error) = result {
+                    tracing::warn!(shard = self.id, %error, "checkpoint failed");
+                    self.space.set_full(error == EngineError::NoSpace || self.space.is_full());
+                    self.checkpoint_done.notify();
+                    self.core.sleep(RETRY_AFTER).await;
+                    self.checkpoint_wanted.set(true);
+                }
+            } else if let Err(error) = self.compact().await {
+                tracing::warn!(shard = self.id, %error, "index compaction failed");
+                self.core.sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+
+    async fn compact(&self) -> Result<(), EngineError> {
+        let Some(compaction) = self.index.choose_compaction() else { return Ok(()) };
+        // Its output is no longer than its input; each table it reads or writes fills one slot at most.
+        let tables = compaction.inputs.len() + compaction.overlapped.len() + 2;
+        self.space.reserve_tables(u32::try_from(tables).unwrap_or(u32::MAX)).await?;
+        self.index.compact(compaction).await?;
+        // What it replaced becomes free with the next root.
+        self.checkpoint_wanted.set(true);
+        Ok(())
+    }
+
+    /// Brings everything up to now under a new root.
+    ///
+    /// # Errors
+    /// [`EngineError`]; the old root stays in force.
+    pub(crate) async fn checkpoint(&self) -> Result<(), EngineError> {
+        let boundary = self.boundary().await?;
+        self.reserve_for_flush().await?;
+        self.index.flush().await?;
+        self.install(boundary).await?;
+        self.checkpoints.set(self.checkpoints.get() + 1);
+        self.space.refresh_full();
+        self.commits.retry_spare();
+        self.checkpoint_done.notify();
+        Ok(())
+    }
+
+    /// Makes room for the tables that the memtables become, and for a manifest.
+    pub(super) async fn reserve_for_flush(&self) -> Result<(), EngineError> {
+        let len = self.index.stats().memtable_len as u64;
+        // Tables repeat keys in their directory and round up; twice the bytes and a few more slots is ample.
+        let tables = 2 * len / self.files.geometry().table_slot_len + 3;
+        self.space.reserve_tables(u32::try_from(tables).unwrap_or(u32::MAX)).await
+    }
+
+    /// Writes manifest and root for `boundary`, then frees what the root no longer names.
+    pub(super) async fn install(&self, boundary: Boundary) -> Result<(), EngineError> {
+        let (dead, extents): (Vec<_>, Vec<_>) =
+            boundary.extents.into_iter().partition(|entry| self.is_dead(entry, boundary.log.extent));
+        self.condemn(&dead, true);
+        let obsolete = self.index.take_obsolete();
+        self.obsolete.borrow_mut().pending.extend(obsolete);
+        let count = self.obsolete.borrow().pending.len();
+        let manifest = Manifest { extents, index: self.index.manifest().encode() };
+        let written = self.write_manifest(&manifest).await;
+        let installed = match written {
+            Ok((placements, len, crc)) => {
+                let old = self.root.borrow().clone();
+                let root = Root {
+                    deployment: self.deployment,
+                    shard: self.id,
+                    sequence: old.sequence + 1,
+                    epoch: self.epoch,
+                    manifest: placements,
+                    manifest_len: len,
+                    manifest_crc: crc,
+                    log: boundary.log,
+                    next_extent: boundary.next_extent,
+                    clock_floor: self.clock.get(),
+                };
+                self.write_root(&root).await.map(|()| (old, root))
+            }
+            Err(error) => Err(error),
+        };
+        let (old, root) = match installed {
+            Ok(installed) => installed,
+            Err(error) => {
+                self.condemn(&dead, false);
+                return Err(error);
+            }
+        };
+        *self.root.borrow_mut() = root;
+        self.obsolete.borrow_mut().settle(count);
+        self.release_obsolete();
+        let mut table = self.space.extents.borrow_mut();
+        for placement in &old.manifest {
+            table.release(placement);
+        }
+        for entry in dead {
+            table.remove(entry.placement.id);
+            table.release(&entry.placement);
+        }
+        Ok(())
+    }
+
+    /// Frees the slots of dropped index tables that no root names and no reader uses any more.
+    fn release_obsolete(&self) {
+        self.obsolete.borrow_mut().settled.retain(|table| {
+            if table.is_unreferenced() {
+                self.space.release_table(table.placement());
+            }
+            !table.is_unreferenced()
+        });
+    }
+
+    /// Nothing lives in it, nothing will be written to it, nobody reads it, and the log before `log` is checkpointed.
+    fn is_dead(&self, entry: &ExtentEntry, log: ExtentId) -> bool {
+        if !entry.sealed || entry.live_len > 0 {
+            return false;
+        }
+        if entry.placement.class == ExtentClass::Log && entry.placement.id >= log {
+            return false;
+        }
+        let extents = self.space.extents.borrow();
+        extents.get(entry.placement.id).is_some_and(|extent| extent.pin_count == 0 && extent.lease_count == 0)
+    }
+
+    /// Condemned extents take no new pins: a lookup that finds one has read a value that is superseded, and looks again.
+    fn condemn(&self, dead: &[ExtentEntry], condemned: bool) {
+        let mut table = self.space.extents.borrow_mut();
+        for entry in dead {
+            if let Some(extent) = table.get_mut(entry.placement.id) {
+                extent.condemned = condemned;
+            }
+        }
+    }
+
+    async fn write_manifest(&self, manifest: &Manifest) -> Result<(Vec<Placement>, u64, u32), EngineError> {
+        let bytes = manifest.encode();
+        let slot_len = usize::try_from(self.files.geometry().table_slot_len).expect("slots fit in memory");
+        let count = bytes.len().div_ceil(slot_len);
+        if count > MANIFEST_EXTENT_COUNT_MAX {
+            return Err(EngineError::Damaged(format!("a manifest of {} bytes has no place", bytes.len())));
+        }
+        let mut placements = Vec::with_capacity(count);
+        for part in bytes.chunks(slot_len) {
+            let placement = match self.space.allocate(ExtentClass::Table).await {
+                Ok(placement) => placement,
+                Err(error) => {
+                    self.release_all(&placements);
+                    return Err(error);
+                }
+            };
+            let result = self.write_table_bytes(&placement, part).await;
+            placements.push(placement);
+            if let Err(error) = result {
+                self.release_all(&placements);
+                return Err(error);
+            }
+        }
+        Ok((placements, bytes.len() as u64, crc32c(&bytes)))
+    }
+
+    fn release_all(&self, placements: &[Placement]) {
+        let mut table = self.space.extents.borrow_mut();
+        for placement in placements {
+            table.release(placement);
+        }
+    }
+
+    async fn write_table_bytes(&self, placement: &Placement, bytes: &[u8]) -> Result<(), EngineError> {
+        for &column in &placement.columns {
+            let fail = |error: &std::io::Error| {
+                EngineError::Damaged(format!(
+                    "manifest on disk {}: {}",
+                    column.disk.0,
+                    DeviceError::from(error)
+                ))
+            };
+            let (file, start) =
+                self.files.locate(ExtentClass::Table, column).ok_or_else(|| absent(column.disk.0))?;
+            for (index, part) in bytes.chunks(BUF_LEN_MAX).enumerate() {
+                let mut buf = self.core.arena().alloc(part.len().next_multiple_of(BLOCK_LEN)).await;
+                buf.set_len(part.len().next_multiple_of(BLOCK_LEN));
+                buf[..part.len()].copy_from_slice(part);
+                buf[part.len()..].fill(0);
+                let offset = start + (index * BUF_LEN_MAX) as u64;
+                file.write_at(buf.freeze(), offset, WriteMode::Volatile)
+                    .await
+                    .map_err(|error| fail(&error))?;
+            }
+            file.sync().await.map_err(|error| fail(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes `root` durable on every disk. A disk that refuses leaves the set divided; writes end there.
+    async fn write_root(&self, root: &Root) -> Result<(), EngineError> {
+        let bytes = root.encode();
+        let offset = (root.sequence & 1) * ROOT_COPY_LEN as u64;
+        for file in &self.roots {
+            let mut buf = self.core.arena().alloc(bytes.len()).await;
+            buf.copy_from_slice(&bytes);
+            if let Err(error) = file.write_at(buf.freeze(), offset, WriteMode::Stable).await {
+                let reason = format!("root: {}", DeviceError::from(&error));
+                *self.failed.borrow_mut() = Some(reason.clone());
+                return Err(EngineError::ShardFailed { shard: self.id, reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn absent(disk: u8) -> EngineError {
+    EngineError::Damaged(format!("disk {disk} is absent"))
+}

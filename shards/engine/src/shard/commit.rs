@@ -1,0 +1,399 @@
+//! Group commit: the one place where a shard changes.
+//!
+//! Mutations queue up while a batch is on its way to the disks; the next batch takes all of them. After it is durable on
+//! every replica it is applied to the index and the extent table, in log order, and only then are its
+//! mutations answered. Readers see the index alone, so nobody ever sees what is not durable.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::Shard;
+use crate::error::EngineError;
+use crate::extent::table::ExtentTable;
+use crate::extent::{ExtentClass, ExtentId, Placement};
+use crate::format::batch::BATCH_HEADER_LEN;
+use crate::format::log_header::LogHeader;
+use crate::format::manifest::ExtentEntry;
+use crate::format::record::Record;
+use crate::format::root::LogPosition;
+use crate::index::Index;
+use crate::log::{self, Batch, LogExtent, LogWriter};
+use crate::value::{self, InlinePlace};
+use crate::wait::{Event, Giver, once};
+
+/// Room kept in each batch for the records the commit loop adds itself.
+const OWN_RECORDS_LEN_MAX: usize = 1024;
+
+/// One mutation's records, atomic: they land in one batch.
+#[derive(Default)]
+pub(crate) struct Change {
+    pub(crate) records: Vec<Record>,
+    /// Body of the one record that has an inline span; spans count from its start.
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Change {
+    fn len_max(&self) -> usize {
+        self.records.iter().map(Record::len_max).sum::<usize>() + self.payload.len()
+    }
+}
+
+struct Pending {
+    change: Change,
+    done: Giver<Result<(), EngineError>>,
+}
+
+/// The state of a shard at the boundary between two batches: everything before `log` is in it, nothing after.
+pub(crate) struct Boundary {
+    pub(crate) log: LogPosition,
+    pub(crate) extents: Vec<ExtentEntry>,
+    pub(crate) next_extent: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct CommitQueue {
+    pending: RefCell<VecDeque<Pending>>,
+    boundaries: RefCell<Vec<Giver<Boundary>>>,
+    /// A prepared log extent that the log does not name yet.
+    prepared: RefCell<Option<LogExtent>>,
+    /// Log extents the log names already, in order.
+    successors: RefCell<VecDeque<LogExtent>>,
+    /// The last attempt to prepare a log extent found no room.
+    starved: Cell<bool>,
+    /// The extent the log has just left; the next batch says so.
+    sealing: Cell<Option<ExtentId>>,
+    /// Checkpoints that ended, well or not.
+    checkpoints_ended: Cell<u64>,
+    work: Event,
+    spare: Event,
+    /// Bytes of log written since the last checkpoint began.
+    pub(crate) log_len: Cell<u64>,
+}
+
+impl CommitQueue {
+    pub(crate) fn push_successor(&self, extent: LogExtent) {
+        self.successors.borrow_mut().push_back(extent);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pending.borrow().len()
+    }
+
+    fn has_work(&self) -> bool {
+        !self.pending.borrow().is_empty()
+            || !self.boundaries.borrow().is_empty()
+            || self.prepared.borrow().is_some()
+    }
+
+    fn needs_spare(&self) -> bool {
+        self.prepared.borrow().is_none() && self.successors.borrow().is_empty()
+    }
+
+    pub(super) fn checkpoint_ended(&self) {
+        self.checkpoints_ended.set(self.checkpoints_ended.get() + 1);
+        self.work.notify();
+    }
+
+    /// Whether it is known if there is a log extent to go on in.
+    fn spare_decided(&self) -> bool {
+        self.prepared.borrow().is_some() || !self.successors.borrow().is_empty() || self.starved.get()
+    }
+
+    /// Wakes whoever waits for room: called when slots came free.
+    pub(crate) fn retry_spare(&self) {
+        self.starved.set(false);
+        self.spare.notify();
+        self.work.notify();
+    }
+}
+
+impl Shard {
+    /// Makes `change` durable and applies it. Dropping the future does not undo it.
+    ///
+    /// # Errors
+    /// [`EngineError::ShardFailed`] when the log's device failed; [`EngineError::NoSpace`] when the log has no room.
+    pub(crate) async fn commit(&self, change: Change) -> Result<(), EngineError> {
+        self.check_healthy()?;
+        debug_assert!(change.len_max() + OWN_RECORDS_LEN_MAX <= LogWriter::batch_len_max(&self.files));
+        let (done, answer) = once();
+        self.commits.pending.borrow_mut().push_back(Pending { change, done });
+        self.commits.work.notify();
+        answer.await.unwrap_or(Err(EngineError::Closed))
+    }
+
+    /// The state between two batches, as soon as the one in flight is applied.
+    pub(crate) async fn boundary(&self) -> Result<Boundary, EngineError> {
+        self.check_healthy()?;
+        let (giver, taker) = once();
+        self.commits.boundaries.borrow_mut().push(giver);
+        self.commits.work.notify();
+        taker.await.ok_or_else(|| self.check_healthy().err().unwrap_or(EngineError::NoSpace))
+    }
+
+    /// Runs the log until its device fails.
+    pub(crate) async fn run_log(self: Rc<Self>, mut log: LogWriter) {
+        loop {
+            self.commits.work.wait_until(|| self.commits.has_work()).await;
+            self.give_boundaries(&log);
+            let (group, len) = self.take_group();
+            if group.is_empty() && self.commits.prepared.borrow().is_none() {
+                continue;
+            }
+            let mut room = self.make_room(&mut log, len).await;
+            if room == Err(EngineError::NoSpace) {
+                // Log extents that hold nothing live are freed by a checkpoint; deletes go through that way.
+                self.await_checkpoint(&log).await;
+                room = self.make_room(&mut log, len).await;
+            }
+            if let Err(error) = room {
+                self.answer(group, &Err(error));
+                if self.check_healthy().is_err() {
+                    self.fail_all();
+                    return;
+                }
+                continue;
+            }
+            if let Err(reason) = self.append(&mut log, group).await {
+                tracing::error!(shard = self.id, %reason, "the log failed; the shard takes no more writes");
+                *self.failed.borrow_mut() = Some(reason);
+                self.fail_all();
+                return;
+            }
+        }
+    }
+
+    fn give_boundaries(&self, log: &LogWriter) {
+        for boundary in self.commits.boundaries.take() {
+            // Without a fresh memtable there is no boundary: the asker hears that by the drop.
+            if !self.index.rotate() {
+                continue;
+            }
+            self.commits.log_len.set(0);
+            let extents = self.space.extents.borrow();
+            boundary.give(Boundary {
+                log: log.position(),
+                extents: extents.snapshot(),
+                next_extent: extents.next_id(),
+            });
+        }
+    }
+
+    /// Lets one checkpoint begin and end, and what it freed be tried.
+    async fn await_checkpoint(&self, log: &LogWriter) {
+        let target = self.commits.checkpoints_ended.get() + 1;
+        self.want_checkpoint();
+        let over = || self.commits.checkpoints_ended.get() >= target && self.commits.spare_decided();
+        while !over() {
+            self.commits.work.wait_until(|| over() || !self.commits.boundaries.borrow().is_empty()).await;
+            self.give_boundaries(log);
+        }
+    }
+
+    fn take_group(&self) -> (Vec<Pending>, usize) {
+        let limit = LogWriter::batch_len_max(&self.files) - OWN_RECORDS_LEN_MAX;
+        let mut pending = self.commits.pending.borrow_mut();
+        let mut len = BATCH_HEADER_LEN;
+        let mut group = Vec::new();
+        while let Some(next) = pending.front() {
+            let next_len = next.change.len_max();
+            if !group.is_empty() && len + next_len > limit {
+                break;
+            }
+            len += next_len;
+            group.extend(pending.pop_front());
+        }
+        (group, len + OWN_RECORDS_LEN_MAX)
+    }
+
+    /// Leaves `log` in an extent where a batch of `len` bytes fits.
+    async fn make_room(&self, log: &mut LogWriter, len: usize) -> Result<(), EngineError> {
+        let known = !self.commits.successors.borrow().is_empty() || self.commits.prepared.borrow().is_some();
+        if log.fits(len, known) {
+            return Ok(());
+        }
+        if self.commits.successors.borrow().is_empty() {
+            self.commits.spare.notify();
+            self.commits.work.wait_until(|| self.commits.spare_decided()).await;
+            if self.commits.prepared.borrow().is_none() {
+                return Err(EngineError::NoSpace);
+            }
+            // The room kept back holds just the batch that names the successor.
+            self.append(log, Vec::new()).await.map_err(|reason| {
+                *self.failed.borrow_mut() = Some(reason.clone());
+                EngineError::ShardFailed { shard: self.id, reason }
+            })?;
+        }
+        let next = self.commits.successors.borrow_mut().pop_front().expect("one was named just now");
+        self.commits.sealing.set(Some(log.extent()));
+        log.switch(next);
+        self.commits.spare.notify();
+        Ok(())
+    }
+
+    /// Appends and applies `group` and whatever the log itself has to say.
+    async fn append(&self, log: &mut LogWriter, group: Vec<Pending>) -> Result<(), String> {
+        let mut batch = Batch::default();
+        if let Some(extent) = self.commits.sealing.take() {
+            batch.records.push(Record::ExtentSealed { extent });
+        }
+        if let Some(prepared) = self.commits.prepared.borrow_mut().take() {
+            batch.records.push(Record::ExtentOpened {
+                placement: (*prepared.placement).clone(),
+                nonce: prepared.nonce,
+            });
+        }
+        let mut payload_len = 0u32;
+        let mut answers = Vec::with_capacity(group.len());
+        for pending in group {
+            for mut record in pending.change.records {
+                if let Record::Put { inline: Some(span), .. } = &mut record {
+                    span.offset += payload_len;
+                }
+                batch.records.push(record);
+            }
+            payload_len += u32::try_from(pending.change.payload.len()).expect("bounded by the batch length");
+            batch.payload.push(pending.change.payload);
+            answers.push(pending.done);
+        }
+        let appended = match log.append(&batch, self.clock.get()).await {
+            Ok(appended) => appended,
+            Err(error) => {
+                let reason = error.to_string();
+                for done in answers {
+                    done.give(Err(EngineError::ShardFailed { shard: self.id, reason: reason.clone() }));
+                }
+                return Err(reason);
+            }
+        };
+        self.commits.log_len.set(self.commits.log_len.get() + appended.disk_len);
+        for record in batch.records {
+            let opened = apply(
+                record,
+                appended.extent,
+                appended.payload_offset,
+                &self.index,
+                &mut self.space.extents.borrow_mut(),
+            );
+            if let Some(extent) = opened {
+                self.commits.push_successor(extent);
+            }
+        }
+        for done in answers {
+            done.give(Ok(()));
+        }
+        self.wake_background();
+        Ok(())
+    }
+
+    fn answer(&self, group: Vec<Pending>, result: &Result<(), EngineError>) {
+        for pending in group {
+            pending.done.give(result.clone());
+        }
+    }
+
+    fn fail_all(&self) {
+        let pending = self.commits.pending.take();
+        let error = self.check_healthy().err().unwrap_or(EngineError::Closed);
+        self.answer(pending.into(), &Err(error));
+        self.commits.boundaries.take();
+        self.wake_background();
+    }
+
+    /// Keeps one log extent prepared ahead of need.
+    pub(crate) async fn run_spares(self: Rc<Self>) {
+        loop {
+            self.commits.spare.wait_until(|| self.commits.needs_spare() && !self.commits.starved.get()).await;
+            match self.prepare_log_extent().await {
+                Ok(extent) => {
+                    *self.commits.prepared.borrow_mut() = Some(extent);
+                    self.space.refresh_full();
+                }
+                Err(error) => {
+                    tracing::debug!(shard = self.id, %error, "no room for the next log extent");
+                    self.space.set_full(true);
+                    self.commits.starved.set(true);
+                    self.wake_background();
+                }
+            }
+            self.commits.work.notify();
+        }
+    }
+
+    async fn prepare_log_extent(&self) -> Result<LogExtent, EngineError> {
+        let placement = self.space.allocate(ExtentClass::Log).await?;
+        let extent = new_log_extent(self, placement);
+        log::prepare_extent(&self.core, &self.files, &extent.placement, &self.header_for(&extent), false)
+            .await
+            .map_err(|error| EngineError::ShardFailed { shard: self.id, reason: error.to_string() })?;
+        Ok(extent)
+    }
+
+    pub(crate) fn header_for(&self, extent: &LogExtent) -> LogHeader {
+        LogHeader {
+            deployment: self.deployment,
+            shard: self.id,
+            extent: extent.placement.id,
+            epoch: self.epoch,
+            nonce: extent.nonce,
+        }
+    }
+}
+
+fn new_log_extent(shard: &Shard, placement: Placement) -> LogExtent {
+    let mut nonce = [0; 16];
+    shard.core.fill_random(&mut nonce);
+    LogExtent { placement: Rc::new(placement), nonce }
+}
+
+/// Applies one durable record; recovery and the commit loop do the same thing here. Returns the log extent it opened.
+pub(crate) fn apply(
+    record: Record,
+    batch_extent: ExtentId,
+    payload_offset: u64,
+    index: &Index,
+    extents: &mut ExtentTable,
+) -> Option<LogExtent> {
+    match record {
+        Record::Put { key, mut value, inline, deltas } => {
+            for delta in &deltas {
+                extents.apply(delta);
+            }
+            if let Some(span) = inline {
+                let place = InlinePlace {
+                    extent: batch_extent,
+                    offset: payload_offset + u64::from(span.offset),
+                    len: span.len,
+                };
+                value::set_inline_place(&mut value, place);
+                let extent = extents.get_mut(batch_extent).expect("a batch lies in a known log extent");
+                extent.live_len += u64::from(span.len);
+            }
+            index.put(&key, &value);
+        }
+        Record::Delete { key, deltas } => {
+            for delta in &deltas {
+                extents.apply(delta);
+            }
+            index.delete(&key);
+        }
+        Record::ExtentOpened { placement, nonce } => {
+            extents.insert(&ExtentEntry {
+                placement: placement.clone(),
+                sealed: false,
+                live_len: 0,
+                next_block: 0,
+                nonce,
+            });
+            if placement.class == ExtentClass::Log {
+                return Some(LogExtent { placement: Rc::new(placement), nonce });
+            }
+        }
+        Record::ExtentSealed { extent } => {
+            if let Some(extent) = extents.get_mut(extent) {
+                extent.sealed = true;
+            }
+        }
+    }
+    None
+}

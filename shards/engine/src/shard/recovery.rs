@@ -1,0 +1,426 @@
+//! Opening a shard: newest valid root, its manifest, the log behind it, and a fresh epoch.
+//!
+//! The last batch found may be on one replica only, unacknowledged or not. It is applied like the others, but written
+//! again first, under the new epoch and on every replica, before a root moves past it. Only then does the shard
+//! serve. A crash anywhere in here leaves the older root in force, and recovery starts over.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use basalt_reactor::disk::BLOCK_LEN;
+use basalt_reactor::{Core, Disk, File};
+
+use super::commit::{Boundary, CommitQueue, apply};
+use super::space::Space;
+use super::{MEMTABLE_LEN_MAX, Shard};
+use crate::buckets::Buckets;
+use crate::checksum::crc32c;
+use crate::error::EngineError;
+use crate::extent::table::ExtentTable;
+use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId};
+use crate::format::frame::FrameError;
+use crate::format::manifest::{ExtentEntry, Manifest};
+use crate::format::record::Record;
+use crate::format::root::{ROOT_COPY_LEN, Root};
+use crate::index::{Index, IndexConfig, IndexManifest};
+use crate::log::replay::{Replay, ReplayedBatch};
+use crate::log::{Batch, LogExtent, LogWriter, prepare_extent};
+use crate::value::{self, Bucket};
+
+/// Index blocks one shard keeps in memory, bytes.
+const INDEX_CACHE_LEN: usize = 16 << 20;
+
+/// Longest manifest that is read, bytes.
+const MANIFEST_LEN_MAX: u64 = 256 << 20;
+
+/// What a shard is opened with.
+pub(crate) struct ShardContext {
+    pub(crate) core: Core,
+    pub(crate) id: u16,
+    pub(crate) deployment: [u8; 16],
+    pub(crate) epoch: u64,
+    pub(crate) shard_count: u16,
+    pub(crate) files: Rc<ArenaFiles>,
+    pub(crate) disks: Vec<Option<Disk>>,
+    /// The root file on each disk, in member order.
+    pub(crate) roots: Vec<Option<File>>,
+    pub(crate) buckets: Rc<Buckets>,
+}
+
+/// What recovery found, for the log and the operator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recovered {
+    pub batches: u64,
+    pub records: u64,
+    pub log_len: u64,
+}
+
+impl Shard {
+    /// Opens the shard and starts its tasks.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] with the evidence; nothing on disk that the shard needs has changed then.
+    pub(crate) async fn open(context: ShardContext) -> Result<(Rc<Shard>, Recovered), EngineError> {
+        let root = newest_root(&context).await?;
+        let manifest = read_manifest(&context, &root).await?;
+        let mut table = ExtentTable::new(
+            *context.files.geometry(),
+            u8::try_from(context.disks.len()).expect("a set has at most 20 disks"),
+            root.next_extent,
+        );
+        count_slots(&context, &mut table)?;
+        for placement in &root.manifest {
+            table.occupy(placement);
+        }
+        for entry in &manifest.extents {
+            table.occupy(&entry.placement);
+            table.insert(entry);
+        }
+        let index_manifest = IndexManifest::decode(&manifest.index).map_err(|error| {
+            EngineError::Damaged(format!("shard {}: index manifest: {error}", context.id))
+        })?;
+        for placement in index_manifest.placements() {
+            table.occupy(placement);
+        }
+        let space = Space::new(Rc::clone(&context.files), context.disks.clone(), context.shard_count, table);
+        let index = Index::open(
+            context.core.clone(),
+            Rc::clone(&context.files),
+            space.clone(),
+            index_config(&context),
+            &index_manifest,
+        )
+        .await?;
+        let replayed = replay(&context, &root, &manifest, &index, &space).await?;
+        let recovered = replayed.found;
+        let shard = Rc::new(Shard {
+            id: context.id,
+            core: context.core.clone(),
+            files: context.files,
+            deployment: context.deployment,
+            epoch: context.epoch,
+            index: Rc::new(index),
+            space,
+            buckets: context.buckets,
+            roots: context.roots.into_iter().flatten().collect(),
+            root: RefCell::new(root),
+            commits: CommitQueue::default(),
+            locks: Rc::default(),
+            leases: Default::default(),
+            pins: Default::default(),
+            clock: Cell::new(replayed.clock),
+            obsolete: RefCell::default(),
+            failed: RefCell::new(None),
+            fenced: RefCell::default(),
+            under_way: RefCell::default(),
+            drained: Default::default(),
+            background: Default::default(),
+            checkpoint_wanted: Cell::new(false),
+            checkpoint_done: Default::default(),
+            checkpoints: Cell::new(0),
+        });
+        let log = shard.start_epoch(replayed).await?;
+        shard.load_buckets().await?;
+        shard.space.opened();
+        let core = shard.core.clone();
+        core.spawn(Rc::clone(&shard).run_log(log));
+        core.spawn(Rc::clone(&shard).run_spares());
+        core.spawn(Rc::clone(&shard).run_background());
+        core.spawn(Rc::clone(&shard).run_janitor());
+        Ok((shard, recovered))
+    }
+
+    /// Starts the log of the new epoch with the last batch of the old one, and puts a root behind it.
+    async fn start_epoch(&self, replayed: Replayed) -> Result<LogWriter, EngineError> {
+        // First of all, or the new log extent could take the id or the slot of an extent the last batch opened.
+        if let Some(last) = &replayed.last {
+            occupy_opened(&last.records, &mut self.space.extents.borrow_mut());
+        }
+        let placement = self.space.allocate(ExtentClass::Log).await?;
+        let mut nonce = [0; 16];
+        self.core.fill_random(&mut nonce);
+        let extent = LogExtent { placement: Rc::new(placement), nonce };
+        prepare_extent(&self.core, &self.files, &extent.placement, &self.header_for(&extent), false)
+            .await
+            .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", self.id)))?;
+        let mut log = LogWriter::new(
+            self.core.clone(),
+            Rc::clone(&self.files),
+            self.id,
+            self.epoch,
+            extent.clone(),
+            replayed.sequence,
+            replayed.previous,
+        );
+        self.space.extents.borrow_mut().insert(&ExtentEntry {
+            placement: (*extent.placement).clone(),
+            sealed: false,
+            live_len: 0,
+            next_block: 0,
+            nonce,
+        });
+        if let Some(last) = replayed.last {
+            let payload = vec![last.payload().to_vec()];
+            let batch = Batch { records: last.records, payload };
+            let appended = log
+                .append(&batch, self.clock.get())
+                .await
+                .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", self.id)))?;
+            for record in batch.records {
+                let mut extents = self.space.extents.borrow_mut();
+                apply(record, appended.extent, appended.payload_offset, &self.index, &mut extents);
+            }
+        }
+        self.seal_older(extent.placement.id);
+        self.index.rotate();
+        self.reserve_for_flush().await?;
+        self.index.flush().await?;
+        let (extents, next_extent) = {
+            let table = self.space.extents.borrow();
+            (table.snapshot(), table.next_id())
+        };
+        self.install(Boundary { log: log.position(), extents, next_extent }).await?;
+        Ok(log)
+    }
+
+    /// No log extent of an older epoch takes another batch, and one data extent at most stays open.
+    fn seal_older(&self, log: ExtentId) {
+        let mut table = self.space.extents.borrow_mut();
+        let ids = table.iter().map(|extent| extent.placement.id).collect::<Vec<_>>();
+        let open = table
+            .iter()
+            .filter(|extent| extent.placement.class == ExtentClass::Data && !extent.sealed)
+            .min_by_key(|extent| extent.next_block)
+            .map(|extent| extent.placement.id);
+        for id in ids {
+            if id != log && Some(id) != open {
+                table.get_mut(id).expect("it was listed just now").sealed = true;
+            }
+        }
+        if let Some(open) = open {
+            self.leases.set_open(open);
+        }
+    }
+
+    async fn load_buckets(&self) -> Result<(), EngineError> {
+        use crate::index::key::{Family, end_of_prefix, start_of_prefix};
+        let from = start_of_prefix(Family::Bucket, 0, b"");
+        let end = end_of_prefix(Family::Bucket, 0, b"");
+        let mut cursor = self.index.cursor(&from, Some(&end));
+        while let Some((_, value)) = cursor.next().await? {
+            self.buckets.insert(value::decode::<Bucket>(value)?);
+        }
+        Ok(())
+    }
+}
+
+fn index_config(context: &ShardContext) -> IndexConfig {
+    let shard = context.id;
+    IndexConfig {
+        shard: u32::from(shard),
+        epoch: context.epoch,
+        memtable_len_max: MEMTABLE_LEN_MAX,
+        cache_len: INDEX_CACHE_LEN,
+        report: Rc::new(move |damage| tracing::warn!(shard, ?damage, "damaged index block read around")),
+        ..IndexConfig::default()
+    }
+}
+
+struct Replayed {
+    /// The last batch of the log, not applied yet.
+    last: Option<ReplayedBatch>,
+    /// Number of the batch to write next (the last one's, if there is one), and the hash before it.
+    sequence: u64,
+    previous: [u8; 16],
+    clock: u64,
+    found: Recovered,
+}
+
+/// Applies the log behind `root` but for its last batch.
+async fn replay(
+    context: &ShardContext,
+    root: &Root,
+    manifest: &Manifest,
+    index: &Index,
+    space: &Space,
+) -> Result<Replayed, EngineError> {
+    let mut replayed = Replayed {
+        last: None,
+        sequence: root.log.sequence,
+        previous: root.log.previous,
+        clock: root.clock_floor,
+        found: Recovered::default(),
+    };
+    // A shard that was only formatted has no log yet.
+    if root.log.extent.0 == 0 {
+        return Ok(replayed);
+    }
+    let log_extent =
+        |entry: &ExtentEntry| LogExtent { placement: Rc::new(entry.placement.clone()), nonce: entry.nonce };
+    let logs = || manifest.extents.iter().filter(|entry| entry.placement.class == ExtentClass::Log);
+    let first = logs().find(|entry| entry.placement.id == root.log.extent).ok_or_else(|| {
+        EngineError::Damaged(format!(
+            "shard {}: log extent {} is not in the manifest",
+            context.id, root.log.extent.0
+        ))
+    })?;
+    let mut successors: VecDeque<LogExtent> = logs()
+        .filter(|entry| entry.placement.id > root.log.extent && !entry.sealed)
+        .map(log_extent)
+        .collect();
+    let mut reader =
+        Replay::new(context.core.clone(), Rc::clone(&context.files), context.id, root.log, log_extent(first));
+    loop {
+        let next = reader
+            .next(successors.front().cloned())
+            .await
+            .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", context.id)))?;
+        let Some(batch) = next else { return Ok(replayed) };
+        if successors.front().is_some_and(|extent| extent.placement.id == batch.header.extent) {
+            successors.pop_front();
+        }
+        for record in &batch.records {
+            if let Record::ExtentOpened { placement, nonce } = record
+                && placement.class == ExtentClass::Log
+            {
+                successors.push_back(LogExtent { placement: Rc::new(placement.clone()), nonce: *nonce });
+            }
+        }
+        replayed.found.batches += 1;
+        replayed.found.records += batch.records.len() as u64;
+        replayed.found.log_len += batch.header.disk_len() as u64;
+        replayed.clock = replayed.clock.max(batch.header.clock);
+        replayed.sequence = batch.header.sequence;
+        replayed.previous = batch.header.previous;
+        if let Some(batch) = replayed.last.replace(batch) {
+            apply_replayed(batch, index, space);
+        }
+    }
+}
+
+/// Marks the slots of extents that a batch opened as taken.
+fn occupy_opened(records: &[Record], extents: &mut ExtentTable) {
+    for record in records {
+        if let Record::ExtentOpened { placement, .. } = record {
+            extents.occupy(placement);
+        }
+    }
+}
+
+fn apply_replayed(batch: ReplayedBatch, index: &Index, space: &Space) {
+    let payload_offset = u64::from(batch.offset) + batch.header.payload_offset() as u64;
+    let extent = batch.header.extent;
+    let mut extents = space.extents.borrow_mut();
+    occupy_opened(&batch.records, &mut extents);
+    for record in batch.records {
+        apply(record, extent, payload_offset, index, &mut extents);
+    }
+}
+
+/// The newest root any disk has whole. A shard without one is never taken for empty.
+async fn newest_root(context: &ShardContext) -> Result<Root, EngineError> {
+    let mut newest: Option<Root> = None;
+    let mut reasons = Vec::new();
+    for (disk, file) in context.roots.iter().enumerate() {
+        let Some(file) = file else { continue };
+        for copy in 0..2u64 {
+            let buf = context.core.arena().alloc(ROOT_COPY_LEN).await;
+            let (result, buf) = file.read_at(buf, copy * ROOT_COPY_LEN as u64).await;
+            let decoded = match result {
+                Ok(len) => Root::decode(&buf[..len]).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match decoded {
+                Ok(root) if root.deployment == context.deployment && root.shard == context.id => {
+                    if newest.as_ref().is_none_or(|newest| newest.sequence < root.sequence) {
+                        newest = Some(root);
+                    }
+                }
+                Ok(_) => {
+                    reasons.push(format!("disk {disk} copy {copy}: belongs to another shard or deployment"))
+                }
+                Err(error) if error == FrameError::Empty.to_string() => {}
+                Err(error) => reasons.push(format!("disk {disk} copy {copy}: {error}")),
+            }
+        }
+    }
+    newest.ok_or_else(|| {
+        EngineError::Damaged(format!("shard {} has no valid root ({})", context.id, reasons.join("; ")))
+    })
+}
+
+async fn read_manifest(context: &ShardContext, root: &Root) -> Result<Manifest, EngineError> {
+    if root.manifest.is_empty() {
+        return Ok(Manifest { extents: Vec::new(), index: IndexManifest::default().encode() });
+    }
+    let damaged = |what: String| EngineError::Damaged(format!("shard {}: manifest: {what}", context.id));
+    if root.manifest_len > MANIFEST_LEN_MAX {
+        return Err(damaged(format!("{} bytes", root.manifest_len)));
+    }
+    let slot_len = context.files.geometry().table_slot_len;
+    let mut reasons = Vec::new();
+    let replicas = root.manifest.iter().map(|placement| placement.columns.len()).max().unwrap_or(0);
+    for replica in 0..replicas {
+        match read_manifest_replica(context, root, replica, slot_len).await {
+            Ok(bytes) => {
+                let got = crc32c(&bytes);
+                if got == root.manifest_crc {
+                    return Manifest::decode(&bytes).map_err(|error| damaged(error.to_string()));
+                }
+                reasons.push(format!(
+                    "replica {replica}: checksum {got:08x}, expected {:08x}",
+                    root.manifest_crc
+                ));
+            }
+            Err(reason) => reasons.push(format!("replica {replica}: {reason}")),
+        }
+    }
+    Err(damaged(reasons.join("; ")))
+}
+
+async fn read_manifest_replica(
+    context: &ShardContext,
+    root: &Root,
+    replica: usize,
+    slot_len: u64,
+) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    for placement in &root.manifest {
+        let column = *placement.columns.get(replica).ok_or("no such replica")?;
+        let (file, start) = context.files.locate(ExtentClass::Table, column).ok_or("the disk is absent")?;
+        let mut offset = 0;
+        while offset < slot_len && (bytes.len() as u64) < root.manifest_len {
+            let left = root.manifest_len - bytes.len() as u64;
+            let want = left.min(slot_len - offset).min(basalt_reactor::arena::BUF_LEN_MAX as u64);
+            let want = usize::try_from(want).expect("at most 1 MiB");
+            let buf = context.core.arena().alloc(want.next_multiple_of(BLOCK_LEN)).await;
+            match file.read_at(buf, start + offset).await {
+                (Ok(len), buf) if len >= want => bytes.extend_from_slice(&buf[..want]),
+                (Ok(len), _) => return Err(format!("read {len} of {want} bytes")),
+                (Err(error), _) => return Err(error.to_string()),
+            }
+            offset += want as u64;
+        }
+    }
+    if bytes.len() as u64 == root.manifest_len { Ok(bytes) } else { Err("too short".to_owned()) }
+}
+
+/// Tells the table how many slots each arena file has.
+fn count_slots(context: &ShardContext, table: &mut ExtentTable) -> Result<(), EngineError> {
+    let geometry = context.files.geometry();
+    for disk in 0..context.disks.len() {
+        let disk = DiskIndex(u8::try_from(disk).expect("a set has at most 20 disks"));
+        for class in [ExtentClass::Log, ExtentClass::Data, ExtentClass::Table] {
+            let Some((file, _)) = context.files.locate(class, crate::extent::Column { disk, slot: 0 }) else {
+                continue;
+            };
+            let len = file.len().map_err(|error| {
+                EngineError::Damaged(format!("{class:?} arena of disk {}: {error}", disk.0))
+            })?;
+            let slots = u32::try_from(len / geometry.slot_len(class)).unwrap_or(u32::MAX);
+            table.set_grown(class, disk, slots);
+        }
+    }
+    Ok(())
+}

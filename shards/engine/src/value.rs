@@ -1,0 +1,417 @@
+//! What the index keeps of an object, a part, an upload and a bucket.
+//!
+//! A value is a fixed little-endian head, then an rkyv archive that is validated before it is believed. The head
+//! holds the only fields that change after a record was formed: where an inline body came to lie in the log. Extensions
+//! are typed sections that a reader keeps although it does not know them, so that an older Basalt rewriting a value
+//! loses nothing a newer one wrote.
+
+use rkyv::rancor::Error as ArchiveError;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::body::{Segment, StripedBody};
+use crate::extent::ExtentId;
+use crate::format::record::LiveDelta;
+
+/// Bytes in front of the archive: version u8, kind u8, reserved u16, inline length u32, inline extent u64,
+/// inline offset u64.
+pub const VALUE_HEAD_LEN: usize = 24;
+
+const VERSION: u8 = 1;
+
+/// Longest body that lives in the log, bytes. It bounds the log's share of a write and how much a message carries.
+pub const INLINE_LEN_MAX: usize = 64 << 10;
+
+/// Extents whose live bytes a value can name; beyond that a body is too scattered to be written.
+pub const FOOTPRINT_COUNT_MAX: usize = 4096;
+
+/// Why a value's bytes are not a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValueError {
+    Truncated { len: usize },
+    NewerVersion { got: u8, known: u8 },
+    WrongKind { got: u8, expected: u8 },
+    Archive(String),
+}
+
+impl std::fmt::Display for ValueError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ValueError::Truncated { len } => write!(f, "value of {len} bytes is too short"),
+            ValueError::NewerVersion { got, known } => {
+                write!(f, "value version {got} is newer than the {known} this Basalt knows")
+            }
+            ValueError::WrongKind { got, expected } => write!(f, "value kind is {got}, expected {expected}"),
+            ValueError::Archive(error) => write!(f, "value archive: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ValueError {}
+
+/// A section of a value that only newer versions may understand.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Extension {
+    pub id: u32,
+    pub bytes: Vec<u8>,
+}
+
+/// A checksum the client sent or asked for, or the one computed in its absence.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    /// The caller's number for the algorithm.
+    pub algorithm: u8,
+    /// A checksum of the parts' checksums instead of the bytes.
+    pub composite: bool,
+    pub value: Vec<u8>,
+}
+
+/// [`Segment`] as archived.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentValue {
+    pub extent: u64,
+    pub block: u32,
+    pub len: u64,
+}
+
+/// [`StripedBody`] as archived.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Striped {
+    pub len: u64,
+    pub segments: Vec<SegmentValue>,
+    pub crcs: Vec<u32>,
+}
+
+/// Where the bytes of an object or part are.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// In the log, at the place the value's head names. One CRC32C per 64 KiB block.
+    Inline { crcs: Vec<u32> },
+    /// In data extents.
+    Striped(Striped),
+    /// In data extents; segments and CRCs are too many for a value and lie in a blob: an archived [`Striped`].
+    Spilled { map: Striped },
+    /// In the bodies of these parts, in order.
+    Parts(Vec<Part>),
+    /// The same; the parts are too many for a value and lie in a blob: an archived `Vec<Part>`.
+    SpilledParts { map: Striped },
+}
+
+/// A part of a completed multipart upload.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub number: u16,
+    pub len: u64,
+    pub checksum: Option<Checksum>,
+    /// [`Body::Striped`] or [`Body::Spilled`]: parts never live in the log.
+    pub body: PartBody,
+}
+
+/// Where a part's bytes are; a subset of [`Body`], so that nothing nests.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum PartBody {
+    Striped(Striped),
+    Spilled { map: Striped },
+}
+
+/// Live bytes in one extent.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    pub extent: u64,
+    pub bytes: u64,
+    /// First column block behind them.
+    pub end_block: u32,
+}
+
+/// What an object is.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub uuid: [u8; 16],
+    /// Nanoseconds since the Unix epoch, by the shard's hybrid clock.
+    pub modified: u64,
+    pub len: u64,
+    /// MD5 of the body, or of the parts' MD5s.
+    pub etag: [u8; 16],
+    /// Parts of a multipart upload; 0 for an object put at once.
+    pub part_count: u32,
+    /// The caller's metadata, opaque here.
+    pub attributes: Vec<(String, String)>,
+    pub checksum: Option<Checksum>,
+    pub body: Body,
+    /// Everything of this object in data extents, blobs included.
+    pub footprint: Vec<Footprint>,
+    pub extensions: Vec<Extension>,
+}
+
+/// A part of an upload that is still open.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct UploadedPart {
+    pub uuid: [u8; 16],
+    pub modified: u64,
+    pub len: u64,
+    pub etag: [u8; 16],
+    pub checksum: Option<Checksum>,
+    pub body: PartBody,
+    pub footprint: Vec<Footprint>,
+    pub extensions: Vec<Extension>,
+}
+
+/// A multipart upload.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    pub initiated: u64,
+    pub attributes: Vec<(String, String)>,
+    /// The caller's number for the checksum algorithm, 0 for none, and whether it covers the parts' checksums.
+    pub checksum_algorithm: u8,
+    pub checksum_composite: bool,
+    pub state: UploadState,
+    pub extensions: Vec<Extension>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum UploadState {
+    Open,
+    /// Completed as this object; kept for a while so that a repeated completion gets the same answer. `listed` has one
+    /// bit per part number that the object took over.
+    Completed {
+        object: [u8; 16],
+        at: u64,
+        listed: Vec<u8>,
+    },
+    Aborted,
+}
+
+/// A bucket.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    pub id: u64,
+    pub name: String,
+    pub created: u64,
+    pub deleting: bool,
+    /// The caller's configuration documents by name, opaque here.
+    pub settings: Vec<(String, Vec<u8>)>,
+    pub extensions: Vec<Extension>,
+}
+
+/// Where an inline body lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InlinePlace {
+    pub extent: ExtentId,
+    /// From the start of the extent, bytes.
+    pub offset: u64,
+    pub len: u32,
+}
+
+/// Kinds of values, the second byte of the head.
+pub trait Value: Sized {
+    const KIND: u8;
+
+    /// The archive without its head.
+    fn archive(&self) -> Vec<u8>;
+
+    /// # Errors
+    /// [`ValueError::Archive`].
+    fn unarchive(bytes: &[u8]) -> Result<Self, ValueError>;
+}
+
+macro_rules! value {
+    ($type:ty, $kind:literal) => {
+        impl Value for $type {
+            const KIND: u8 = $kind;
+
+            fn archive(&self) -> Vec<u8> {
+                rkyv::to_bytes::<ArchiveError>(self)
+                    .expect("these types serialize into memory without fail")
+                    .into_vec()
+            }
+
+            fn unarchive(bytes: &[u8]) -> Result<Self, ValueError> {
+                rkyv::from_bytes::<Self, ArchiveError>(bytes)
+                    .map_err(|error| ValueError::Archive(error.to_string()))
+            }
+        }
+    };
+}
+
+value!(Object, 1);
+value!(UploadedPart, 2);
+value!(Upload, 3);
+value!(Bucket, 4);
+value!(Striped, 5);
+value!(Vec<Part>, 6);
+
+/// The bytes of `value`, with an empty inline place.
+#[must_use]
+pub fn encode<T: Value>(value: &T) -> Vec<u8> {
+    let archive = value.archive();
+    let mut bytes = Vec::with_capacity(VALUE_HEAD_LEN + archive.len());
+    bytes.resize(VALUE_HEAD_LEN, 0);
+    bytes[0] = VERSION;
+    bytes[1] = T::KIND;
+    bytes.extend_from_slice(&archive);
+    bytes
+}
+
+/// # Errors
+/// [`ValueError`]; whatever the bytes are, nothing panics.
+pub fn decode<T: Value>(bytes: &[u8]) -> Result<T, ValueError> {
+    T::unarchive(body_of::<T>(bytes)?)
+}
+
+fn body_of<T: Value>(bytes: &[u8]) -> Result<&[u8], ValueError> {
+    let Some((head, archive)) = bytes.split_first_chunk::<VALUE_HEAD_LEN>() else {
+        return Err(ValueError::Truncated { len: bytes.len() });
+    };
+    if head[0] != VERSION {
+        return Err(ValueError::NewerVersion { got: head[0], known: VERSION });
+    }
+    if head[1] != T::KIND {
+        return Err(ValueError::WrongKind { got: head[1], expected: T::KIND });
+    }
+    Ok(archive)
+}
+
+/// An object as LIST needs it, read from its archive without building the whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectSummary {
+    pub modified: u64,
+    pub len: u64,
+    pub etag: [u8; 16],
+    pub part_count: u32,
+    /// Algorithm and whether it is composite.
+    pub checksum: Option<(u8, bool)>,
+}
+
+/// # Errors
+/// [`ValueError`].
+pub fn summarize(bytes: &[u8]) -> Result<ObjectSummary, ValueError> {
+    let archive = body_of::<Object>(bytes)?;
+    let object = rkyv::access::<ArchivedObject, ArchiveError>(archive)
+        .map_err(|error| ValueError::Archive(error.to_string()))?;
+    Ok(ObjectSummary {
+        modified: object.modified.to_native(),
+        len: object.len.to_native(),
+        etag: object.etag,
+        part_count: object.part_count.to_native(),
+        checksum: object.checksum.as_ref().map(|checksum| (checksum.algorithm, checksum.composite)),
+    })
+}
+
+/// The inline place in a value's head, if its body is inline.
+#[must_use]
+pub fn inline_place(value: &[u8]) -> Option<InlinePlace> {
+    let head = value.first_chunk::<VALUE_HEAD_LEN>()?;
+    let place = InlinePlace {
+        len: u32::from_le_bytes([head[4], head[5], head[6], head[7]]),
+        extent: ExtentId(u64::from_le_bytes(head[8..16].try_into().ok()?)),
+        offset: u64::from_le_bytes(head[16..24].try_into().ok()?),
+    };
+    (place.extent.0 != 0).then_some(place)
+}
+
+/// Writes `place` into a value's head.
+///
+/// # Panics
+/// If `value` has no head.
+pub fn set_inline_place(value: &mut [u8], place: InlinePlace) {
+    value[4..8].copy_from_slice(&place.len.to_le_bytes());
+    value[8..16].copy_from_slice(&place.extent.0.to_le_bytes());
+    value[16..24].copy_from_slice(&place.offset.to_le_bytes());
+}
+
+impl From<&StripedBody> for Striped {
+    fn from(body: &StripedBody) -> Striped {
+        Striped {
+            len: body.len,
+            segments: body
+                .segments
+                .iter()
+                .map(|segment| SegmentValue {
+                    extent: segment.extent.0,
+                    block: segment.block,
+                    len: segment.len,
+                })
+                .collect(),
+            crcs: body.crcs.clone(),
+        }
+    }
+}
+
+impl From<&Striped> for StripedBody {
+    fn from(body: &Striped) -> StripedBody {
+        StripedBody {
+            len: body.len,
+            segments: body
+                .segments
+                .iter()
+                .map(|segment| Segment {
+                    extent: ExtentId(segment.extent),
+                    block: segment.block,
+                    len: segment.len,
+                })
+                .collect(),
+            crcs: body.crcs.clone(),
+        }
+    }
+}
+
+/// What taking this footprint into use, or out of it, changes in the extents.
+pub(crate) fn deltas_of(footprint: &[Footprint], live: bool) -> impl Iterator<Item = LiveDelta> + '_ {
+    footprint.iter().map(move |print| {
+        let bytes = i64::try_from(print.bytes).expect("no extent holds 8 EiB");
+        LiveDelta {
+            extent: ExtentId(print.extent),
+            bytes: if live { bytes } else { -bytes },
+            end_block: if live { print.end_block } else { 0 },
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn object() -> Object {
+        Object {
+            uuid: [1; 16],
+            modified: 1_700_000_000_000_000_000,
+            len: 5,
+            etag: [2; 16],
+            part_count: 0,
+            attributes: vec![("content-type".into(), "text/plain".into())],
+            checksum: Some(Checksum { algorithm: 3, composite: false, value: vec![1, 2, 3, 4] }),
+            body: Body::Inline { crcs: vec![7] },
+            footprint: vec![],
+            extensions: vec![Extension { id: 99, bytes: vec![1] }],
+        }
+    }
+
+    #[test]
+    fn round_trips_with_its_inline_place_and_unknown_extensions() {
+        let mut bytes = encode(&object());
+        assert_eq!(inline_place(&bytes), None);
+        let place = InlinePlace { extent: ExtentId(4), offset: 8321, len: 5 };
+        set_inline_place(&mut bytes, place);
+        assert_eq!(inline_place(&bytes), Some(place));
+        assert_eq!(decode::<Object>(&bytes), Ok(object()));
+        let summary = summarize(&bytes).expect("valid");
+        assert_eq!((summary.len, summary.checksum), (5, Some((3, false))));
+    }
+
+    #[test]
+    fn mutated_values_never_panic() {
+        let bytes = encode(&object());
+        for len in 0..bytes.len() {
+            let _ = decode::<Object>(&bytes[..len]);
+            let _ = summarize(&bytes[..len]);
+        }
+        for at in 0..bytes.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut hostile = bytes.clone();
+                hostile[at] = value;
+                let _ = decode::<Object>(&hostile);
+                let _ = summarize(&hostile);
+            }
+        }
+        assert!(matches!(decode::<Bucket>(&bytes), Err(ValueError::WrongKind { .. })));
+    }
+}
