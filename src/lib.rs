@@ -6,5 +6,5 @@ pub mod config;
 pub mod http;
 pub mod logging;
 pub mod metrics;
-mod s3;
+pub mod s3;
 pub mod server;

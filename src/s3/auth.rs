@@ -19,7 +19,7 @@ mod tests;
 pub use chunk::ChunkSigner;
 pub use payload::PayloadMode;
 pub use presented::Place;
-pub use signing::{Secret, SigningKeys};
+pub use signing::{SIGNING_KEYS_MAX, Secret, SigningKeys};
 
 use http::{HeaderMap, Method};
 

@@ -5,6 +5,8 @@
 
 #[path = "engine_decoders.rs"]
 mod engine;
+#[path = "s3_decoders.rs"]
+mod s3;
 
 /// A decoder under test.
 pub(crate) struct Target {
@@ -16,5 +18,5 @@ pub(crate) struct Target {
 }
 
 pub(crate) fn targets() -> impl Iterator<Item = &'static Target> {
-    engine::TARGETS.iter()
+    engine::TARGETS.iter().chain(s3::TARGETS)
 }

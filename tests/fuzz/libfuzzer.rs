@@ -1,6 +1,7 @@
 //! The fuzz targets for libFuzzer: BASALT_FUZZ_TARGET names the decoder. `tests/fuzz/run` builds and runs them.
 #![no_main]
 
+#[path = "decoders.rs"]
 mod decoders;
 
 use std::path::Path;
