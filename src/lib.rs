@@ -8,3 +8,4 @@ pub mod logging;
 pub mod metrics;
 pub mod s3;
 pub mod server;
+mod service;

@@ -30,6 +30,8 @@ pub enum ErrorCode {
     IllegalLocationConstraintException,
     IllegalVersioningConfigurationException,
     IncompleteBody,
+    /// Not S3's own, which never fills up: 507 says what is wrong, and that a retry does not help.
+    InsufficientStorage,
     InternalError,
     InvalidAccessKeyId,
     InvalidArgument,
@@ -175,6 +177,8 @@ impl ErrorCode {
                 "The versioning configuration specified in the request is invalid."),
             E::IncompleteBody => ("IncompleteBody", S::BAD_REQUEST,
                 "You did not provide the number of bytes specified by the Content-Length HTTP header"),
+            E::InsufficientStorage => ("InsufficientStorage", S::INSUFFICIENT_STORAGE,
+                "The storage is full. Nothing was written; deleting objects or adding disks makes room."),
             E::InternalError => ("InternalError", S::INTERNAL_SERVER_ERROR,
                 "We encountered an internal error. Please try again."),
             E::InvalidAccessKeyId => ("InvalidAccessKeyId", S::FORBIDDEN,

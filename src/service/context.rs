@@ -1,0 +1,80 @@
+//! One request on its way through the service: what its operation may ask for.
+
+use std::rc::Rc;
+
+use basalt_engine::Engine;
+use basalt_engine::value::Bucket;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+
+use super::Service;
+use super::failure::Result;
+use crate::http::{BodyStream, RequestId, Response};
+use crate::s3::auth::Identity;
+use crate::s3::bucket_name::BucketName;
+use crate::s3::error::{ErrorCode, S3Error};
+use crate::s3::unset::Owner;
+
+/// What an operation gets beside its own input.
+pub(super) struct Context {
+    pub(super) service: Rc<Service>,
+    /// With the headers that stood in the query of a presigned URL.
+    pub(super) headers: HeaderMap,
+    pub(super) uri: Uri,
+    pub(super) identity: Identity,
+    /// Polling it answers `100 Continue`: everything that can be refused without it comes first.
+    pub(super) body: BodyStream,
+    pub(super) id: RequestId,
+    pub(super) host_id: Rc<str>,
+    /// Whether the request came over TLS.
+    pub(super) tls: bool,
+    /// The operation's bucket, found before the operation runs.
+    pub(super) bucket: Option<Rc<Bucket>>,
+}
+
+impl Context {
+    pub(super) fn engine(&self) -> &Engine {
+        &self.service.engine
+    }
+
+    /// The bucket the operation is about.
+    ///
+    /// # Panics
+    /// In an operation that is about no existing bucket.
+    pub(super) fn bucket(&self) -> &Bucket {
+        self.bucket.as_ref().expect("dispatch finds the bucket of every operation that has one")
+    }
+}
+
+impl Service {
+    /// The bucket called `name`.
+    ///
+    /// # Errors
+    /// `NoSuchBucket`.
+    pub(super) fn bucket(&self, name: &BucketName) -> Result<Rc<Bucket>> {
+        self.engine
+            .buckets()
+            .get(name.as_str())
+            .ok_or_else(|| S3Error::new(ErrorCode::NoSuchBucket).with("BucketName", name.as_str()).into())
+    }
+
+    /// Who owns every bucket and object.
+    pub(super) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// The region this server says it is in.
+    pub(super) fn region(&self) -> &str {
+        self.region.name()
+    }
+}
+
+/// A 200 with a document.
+pub(super) fn xml_response(document: String) -> Response {
+    let mut response = Response::new(StatusCode::OK).with_body(document.into());
+    response.headers.insert(CONTENT_TYPE, XML);
+    response
+}
+
+/// The content type of every document.
+pub(super) const XML: HeaderValue = HeaderValue::from_static("application/xml");
