@@ -16,16 +16,20 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
+use basalt_engine::format::superblock::DiskClass;
+use basalt_engine::request::{Reply, Request};
+use basalt_engine::{Deployment, EngineError, OpenError};
+use basalt_reactor::mesh::{self, PortSeed};
 use basalt_reactor::net::Listener;
 use basalt_reactor::ring::{self, SetupError};
 use basalt_reactor::{Core, CoreId};
-use basalt_tuning::host::Needs;
+use basalt_tuning::host::{Finding, Needs};
 use basalt_tuning::{Severity, host_checks, limits};
 use base64::Engine as _;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -44,8 +48,8 @@ use crate::metrics::Metrics;
 
 /// Entries of each core's submission queue.
 const RING_ENTRIES: u32 = 1024;
-/// How often a core asks whether the listening address is known yet, during start-up.
-const ADDRESS_POLL: Duration = Duration::from_millis(1);
+/// How often a core looks whether the others are where it waits for them, during start-up and at the end.
+const START_POLL: Duration = Duration::from_millis(1);
 
 /// What all cores share; nothing in it is written after start-up but the stop flag and the metrics' atomics.
 struct Shared {
@@ -58,6 +62,13 @@ struct Shared {
     stop: AtomicBool,
     /// Where core 0 listens; the others bind the same, so that port 0 works.
     address: OnceLock<SocketAddr>,
+    disk_class: DiskClass,
+    /// Prepared by core 0.
+    deployment: OnceLock<Arc<Deployment>>,
+    /// Cores whose shards serve.
+    started: AtomicUsize,
+    /// Cores without a request in flight, after the signal to stop.
+    drained: AtomicUsize,
 }
 
 /// What happens to the process.
@@ -89,6 +100,9 @@ enum StartError {
         path: std::path::PathBuf,
         reason: String,
     },
+    Deployment(OpenError),
+    /// What recovery found, or the disks refused.
+    Engine(EngineError),
     Thread(std::io::Error),
     /// Findings that rule out serving were logged already.
     Host,
@@ -130,7 +144,7 @@ pub fn run(config: Config) -> ExitCode {
 
 /// Everything that can fail before the first core runs.
 fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc<Shared>, StartError> {
-    check_host(&config)?;
+    let disk_class = check_host(&config)?;
     for path in &config.disks {
         create_disk(path)?;
     }
@@ -152,19 +166,28 @@ fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc
         log,
         stop: AtomicBool::new(false),
         address: OnceLock::new(),
+        disk_class,
+        deployment: OnceLock::new(),
+        started: AtomicUsize::new(0),
+        drained: AtomicUsize::new(0),
         config,
     }))
 }
 
-/// Raises limits, reports findings, and refuses a host that cannot work.
-fn check_host(config: &Config) -> Result<(), StartError> {
+/// Raises limits, reports findings, and refuses a host that cannot work. Gives the class of the disks: rotational if
+/// all of them are.
+fn check_host(config: &Config) -> Result<DiskClass, StartError> {
     let limits = limits::raise();
     let needs = Needs {
         locked_len: config.arena_len as u64 * config.cpus.len() as u64,
         files: config.files_needed(),
     };
     let mut fatal = false;
+    let mut rotational = 0;
     for finding in host_checks(&needs, limits, &config.disks) {
+        if matches!(finding, Finding::Rotational { .. }) {
+            rotational += 1;
+        }
         match finding.severity() {
             Severity::Fatal => {
                 fatal = true;
@@ -174,7 +197,10 @@ fn check_host(config: &Config) -> Result<(), StartError> {
             Severity::Note => tracing::info!("{finding}"),
         }
     }
-    if fatal { Err(StartError::Host) } else { Ok(()) }
+    if fatal {
+        return Err(StartError::Host);
+    }
+    Ok(if rotational == config.disks.len() { DiskClass::Rotational } else { DiskClass::Flash })
 }
 
 /// Creates a disk's directory, but never its parents: a missing parent is more often a disk that is not mounted.
@@ -201,7 +227,9 @@ fn forward_signals(events: &Sender<Event>) -> std::io::Result<()> {
 }
 
 fn start_cores(shared: &Arc<Shared>, events: &Sender<Event>) -> Result<(), StartError> {
-    for (index, cpu) in shared.config.cpus.iter().enumerate() {
+    let cores = u16::try_from(shared.config.cpus.len()).expect("cores are capped far below");
+    let seeds = mesh::seeds::<Request, Reply>(cores);
+    for ((index, cpu), seed) in shared.config.cpus.iter().enumerate().zip(seeds) {
         let id = u16::try_from(index).expect("cores are capped far below");
         let ring = ring::Config {
             id: CoreId(id),
@@ -214,7 +242,7 @@ fn start_cores(shared: &Arc<Shared>, events: &Sender<Event>) -> Result<(), Start
         thread
             .spawn(move || {
                 let to_main = events.clone();
-                let event = match ring::run(&ring, move |core| core_main(core, shared, events)) {
+                let event = match ring::run(&ring, move |core| core_main(core, shared, seed, events)) {
                     Ok(Ok(())) => Event::Stopped,
                     Ok(Err(error)) => Event::Failed(error),
                     Err(error) => Event::Failed(StartError::Ring(error)),
@@ -228,13 +256,18 @@ fn start_cores(shared: &Arc<Shared>, events: &Sender<Event>) -> Result<(), Start
 }
 
 /// One core from start to drained.
-async fn core_main(core: Core, shared: Arc<Shared>, events: Sender<Event>) -> Result<(), StartError> {
+async fn core_main(
+    core: Core,
+    shared: Arc<Shared>,
+    seed: PortSeed<Request, Reply>,
+    events: Sender<Event>,
+) -> Result<(), StartError> {
     for warning in ring::warnings(&core) {
         tracing::warn!(core = core.id().0, "{warning}");
     }
-    let service = service::open(&core).await;
+    let service = service::open(&core, &shared, seed).await?;
     let listener = listen(&core, &shared).await?;
-    let CoreService { handler, readiness, minio_bucket_exists, redundancy } = service;
+    let CoreService { handler, readiness, minio_bucket_exists, redundancy, locks } = service;
     let (metrics, log) = (shared.metrics.clone(), shared.log.queue());
     let front = Front::new(FrontParts {
         core: core.clone(),
@@ -265,6 +298,12 @@ async fn core_main(core: Core, shared: Arc<Shared>, events: Sender<Event>) -> Re
     accepting.cancel();
     accepting.await;
     drain(&core, &front, shared.config.drain_timeout).await;
+    // The others may still need this core's shards for what they have in flight.
+    shared.drained.fetch_add(1, Ordering::Relaxed);
+    while shared.drained.load(Ordering::Relaxed) < shared.config.cpus.len() {
+        core.sleep(START_POLL).await;
+    }
+    drop(locks);
     Ok(())
 }
 
@@ -276,7 +315,7 @@ async fn listen(core: &Core, shared: &Shared) -> Result<Listener, StartError> {
         loop {
             match shared.address.get() {
                 Some(address) => break *address,
-                None => core.sleep(ADDRESS_POLL).await,
+                None => core.sleep(START_POLL).await,
             }
         }
     };

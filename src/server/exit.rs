@@ -39,7 +39,10 @@ impl StartError {
         match self {
             StartError::Ring(_) | StartError::Host | StartError::Thread(_) => Exit::Host,
             StartError::Listen { .. } => Exit::Listen,
-            StartError::Disk { .. } | StartError::Credentials { .. } => Exit::Storage,
+            StartError::Disk { .. }
+            | StartError::Credentials { .. }
+            | StartError::Deployment(_)
+            | StartError::Engine(_) => Exit::Storage,
             StartError::Certificate(_) => Exit::Certificate,
         }
     }
@@ -59,6 +62,8 @@ impl fmt::Display for StartError {
                 "cannot use {}: {error} (a missing directory is created, its parents are not)",
                 path.display()
             ),
+            StartError::Deployment(error) => error.fmt(f),
+            StartError::Engine(error) => write!(f, "the deployment cannot be opened: {error}"),
             StartError::Credentials { path, reason } => write!(f, "{}: {reason}", path.display()),
             StartError::Thread(error) => {
                 write!(f, "the system refuses what the server needs to start: {error}")

@@ -1,11 +1,24 @@
-//! What one core serves: the seam between start-up and the service layer.
+//! What one core serves: the deployment opened, this core's part of the engine started, the service on top.
+//!
+//! The first core prepares the disks; the others wait for it. No core serves before every core's shards do, so that the
+//! first request already sees the whole keyspace. Each core holds the disks' locks through its own ring: what a killed
+//! process still has in flight is over before anybody opens the disks again.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use basalt_reactor::Core;
+use basalt_engine::deployment::LOCK_FILE;
+use basalt_engine::request::{Reply, Request};
+use basalt_engine::{Deployment, Engine, FormatOptions, OpenError};
+use basalt_reactor::disk::DiskLock;
+use basalt_reactor::mesh::PortSeed;
+use basalt_reactor::{Core, Disk};
 
-use crate::http::{Handler, Readiness, Request, Response, refuse};
-use crate::s3::error::{ErrorCode, S3Error};
+use super::{START_POLL, Shared, StartError};
+use crate::config::Config;
+use crate::http::{Handler, Readiness};
+use crate::service::{Service, ServiceParts};
 
 /// One core's service, ready to answer.
 pub(super) struct CoreService {
@@ -14,21 +27,107 @@ pub(super) struct CoreService {
     pub minio_bucket_exists: Rc<dyn Fn() -> bool>,
     /// What the deployment survives, in plain words.
     pub redundancy: String,
+    /// To be held for as long as the core runs.
+    pub locks: Vec<DiskLock>,
 }
 
 /// Opens the service of `core`.
-pub(super) async fn open(core: &Core) -> CoreService {
-    core.yield_now().await;
-    CoreService {
-        handler: Rc::new(|request| Box::pin(answer_not_implemented(request))),
-        readiness: Rc::new(|| Readiness { ready: true, json: "{\"ready\":true}".to_owned() }),
-        minio_bucket_exists: Rc::new(|| false),
-        redundancy: "none: nothing is stored".to_owned(),
+///
+/// # Errors
+/// [`StartError`] for the disks, or for what recovery found on them.
+pub(super) async fn open(
+    core: &Core,
+    shared: &Shared,
+    seed: PortSeed<Request, Reply>,
+) -> Result<CoreService, StartError> {
+    let config = &shared.config;
+    // Attached first: cores that start earlier already ask this one.
+    let port = seed.attach(core);
+    let locks = lock_disks(core, config)?;
+    let deployment = deployment(core, shared).await?;
+    let cores = u16::try_from(config.cpus.len()).expect("cores are capped far below");
+    let engine =
+        Engine::start(core, Arc::clone(&deployment), cores, port).await.map_err(StartError::Engine)?;
+    for (shard, recovered) in engine.recovered() {
+        tracing::debug!(core = core.id().0, shard, ?recovered, "shard open");
+    }
+    shared.started.fetch_add(1, Ordering::Relaxed);
+    while shared.started.load(Ordering::Relaxed) < config.cpus.len() {
+        core.sleep(START_POLL).await;
+    }
+
+    let service = Service::new(ServiceParts {
+        engine: engine.clone(),
+        root: shared.root.credentials.clone(),
+        region: config.region.clone(),
+        domains: config.domains.clone(),
+    });
+    let buckets = engine.clone();
+    Ok(CoreService {
+        handler: Rc::new(move |request| Box::pin(Rc::clone(&service).handle(request))),
+        readiness: Rc::new(move || readiness(&engine)),
+        minio_bucket_exists: Rc::new(move || buckets.buckets().get("minio").is_some()),
+        redundancy: redundancy(&deployment),
+        locks,
+    })
+}
+
+fn lock_disks(core: &Core, config: &Config) -> Result<Vec<DiskLock>, StartError> {
+    let lock = |path: &std::path::PathBuf| {
+        let disk = Disk::open(core, path)?;
+        disk.lock(LOCK_FILE)
+    };
+    config
+        .disks
+        .iter()
+        .map(|path| {
+            lock(path).map_err(|error| match error.kind() {
+                std::io::ErrorKind::WouldBlock => {
+                    StartError::Deployment(OpenError::Locked { path: path.clone() })
+                }
+                _ => StartError::Disk { path: path.clone(), error },
+            })
+        })
+        .collect()
+}
+
+/// The deployment, prepared by the first core.
+async fn deployment(core: &Core, shared: &Shared) -> Result<Arc<Deployment>, StartError> {
+    if core.id().0 > 0 {
+        loop {
+            match shared.deployment.get() {
+                Some(deployment) => return Ok(Arc::clone(deployment)),
+                None => core.sleep(START_POLL).await,
+            }
+        }
+    }
+    let config = &shared.config;
+    let cores = u16::try_from(config.cpus.len()).expect("cores are capped far below");
+    let options = FormatOptions {
+        shard_count: config.shards.unwrap_or(cores),
+        erasure: config.erasure.map(|shape| (shape.data, shape.parity)),
+        geometry: None,
+    };
+    let prepared = Deployment::prepare(core, &config.disks, shared.disk_class, &options).await;
+    let deployment = prepared.map_err(StartError::Deployment)?;
+    Ok(Arc::clone(shared.deployment.get_or_init(|| deployment)))
+}
+
+fn readiness(engine: &Engine) -> Readiness {
+    match engine.failures_tolerated() {
+        Some(count) => {
+            Readiness { ready: true, json: format!("{{\"ready\":true,\"failures_tolerated\":{count}}}") }
+        }
+        None => Readiness { ready: false, json: "{\"ready\":false}".to_owned() },
     }
 }
 
-/// Stands in for the service: the S3 answer to everything that is not built.
-async fn answer_not_implemented(request: Request) -> Response {
-    let error = S3Error::new(ErrorCode::NotImplemented);
-    refuse(&error, &request.head.method, request.head.uri.path(), request.id, &request.host_id)
+fn redundancy(deployment: &Deployment) -> String {
+    let geometry = &deployment.superblock.geometry;
+    match (geometry.m, deployment.paths.len()) {
+        (0, 1) => "none: what is on the disk is lost with it".to_owned(),
+        (0, disks) => format!("none: the data of {disks} disks is lost with any of them"),
+        (1, disks) => format!("{}+1: any one of the {disks} disks may fail", geometry.k),
+        (m, disks) => format!("{}+{m}: any {m} of the {disks} disks may fail", geometry.k),
+    }
 }
