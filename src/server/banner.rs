@@ -59,7 +59,7 @@ mod tests {
     use crate::config::Credentials;
 
     fn root(origin: Origin) -> RootCredentials {
-        let credentials = Credentials { access_key: "ACCESS".to_owned(), secret_key: "SECRET".to_owned() };
+        let credentials = Credentials { access_key: "ACCESS".to_owned(), secret_key: "hush-hush".to_owned() };
         RootCredentials { credentials, origin }
     }
 
@@ -68,11 +68,11 @@ mod tests {
         let address = "0.0.0.0:9000".parse().expect("valid");
         let new =
             banner(address, false, &root(Origin::Generated), Some(Path::new("d/root-credentials")), "none");
-        assert!(new.contains("SECRET") && new.contains("d/root-credentials"), "{new}");
+        assert!(new.contains("hush-hush") && new.contains("d/root-credentials"), "{new}");
         assert!(new.contains("http://0.0.0.0:9000") && new.contains("--endpoint-url http://127.0.0.1:9000"));
         for origin in [Origin::Given, Origin::Stored("d/root-credentials".into())] {
             let old = banner(address, true, &root(origin), None, "none");
-            assert!(!old.contains("SECRET") && old.contains("https://"), "{old}");
+            assert!(!old.contains("hush-hush") && old.contains("https://"), "{old}");
         }
     }
 }
