@@ -255,7 +255,14 @@ fn refuse_strangers(disks: &[(PathBuf, Disk, DiskState)]) -> Result<(), OpenErro
 pub async fn inspect(core: &Core, disk: &Disk) -> io::Result<DiskState> {
     let names = disk.list()?;
     if !names.iter().any(|name| name == SUPERBLOCK_FILE) {
-        let stranger = names.into_iter().find(|name| !HARMLESS.contains(&name.as_str()) && !is_own(name));
+        let stranger = names.iter().find(|name| !HARMLESS.contains(&name.as_str()) && !is_own(name)).cloned();
+        for name in names.iter().filter(|name| is_own(name) && name.ends_with(".log")) {
+            // Formatting leaves logs without a byte; one that has grown belonged to a disk that served.
+            if disk.open_file(name)?.len()? > 0 {
+                let reasons = vec![format!("there is none, but {name} holds data")];
+                return Ok(DiskState::Unreadable { reasons });
+            }
+        }
         return Ok(match stranger {
             Some(example) => DiskState::Foreign { example },
             None => DiskState::Empty,
@@ -337,23 +344,28 @@ async fn open(core: &Core, disks: Vec<(PathBuf, Disk, DiskState)>) -> Result<Dep
         .max_by_key(|superblock| superblock.epoch)
         .cloned()
         .ok_or_else(|| OpenError::Layout("no disk was given".to_owned()))?;
-    current.epoch += 1;
-    for member in &mut current.members {
-        member.epoch_last = current.epoch;
+    // Two steps, so that however often this is cut off, no two disks are ever more than one epoch apart.
+    let behind = members.iter().map(|(_, _, superblock)| superblock.epoch < newest).collect::<Vec<_>>();
+    let mut sequences = members.iter().map(|(_, _, superblock)| superblock.sequence).collect::<Vec<_>>();
+    for (epoch, step) in [(newest, behind), (newest + 1, vec![true; members.len()])] {
+        current.epoch = epoch;
+        for member in &mut current.members {
+            member.epoch_last = epoch;
+        }
+        for (index, (path, disk, own)) in members.iter().enumerate().filter(|&(index, _)| step[index]) {
+            sequences[index] += 1;
+            let superblock = Superblock {
+                sequence: sequences[index],
+                state: State::Ready,
+                disk: own.disk,
+                disk_index: u8::try_from(index).expect("a set has at most 20 disks"),
+                ..current.clone()
+            };
+            let file = disk.open_file(SUPERBLOCK_FILE).map_err(|error| on(path, error))?;
+            write_superblock(core, &file, &superblock).await.map_err(|error| on(path, error))?;
+        }
     }
-    let mut paths = Vec::with_capacity(members.len());
-    for (index, (path, disk, own)) in members.into_iter().enumerate() {
-        let superblock = Superblock {
-            sequence: own.sequence + 1,
-            state: State::Ready,
-            disk: own.disk,
-            disk_index: u8::try_from(index).expect("a set has at most 20 disks"),
-            ..current.clone()
-        };
-        let file = disk.open_file(SUPERBLOCK_FILE).map_err(|error| on(&path, error))?;
-        write_superblock(core, &file, &superblock).await.map_err(|error| on(&path, error))?;
-        paths.push(path);
-    }
+    let paths = members.into_iter().map(|(path, ..)| path).collect();
     Ok(Deployment { superblock: current, paths, fresh: false })
 }
 
@@ -409,12 +421,16 @@ async fn format(
         let file = format_disk(core, disk, &own(index, 1, State::Formatting)).await;
         files.push(file.map_err(|error| on(path, error))?);
     }
-    for (index, (path, ..)) in disks.iter().enumerate() {
-        let ready = own(index, 2, State::Ready);
-        write_superblock(core, &files[index], &ready).await.map_err(|error| on(path, error))?;
+    // Both copies, one after the other on all disks: with one of them damaged, the other must not say Formatting of a
+    // disk that has served.
+    for sequence in [2, 3] {
+        for (index, (path, ..)) in disks.iter().enumerate() {
+            let ready = own(index, sequence, State::Ready);
+            write_superblock(core, &files[index], &ready).await.map_err(|error| on(path, error))?;
+        }
     }
     let paths = disks.into_iter().map(|(path, ..)| path).collect();
-    Ok(Deployment { superblock: own(0, 2, State::Ready), paths, fresh: true })
+    Ok(Deployment { superblock: own(0, 3, State::Ready), paths, fresh: true })
 }
 
 fn random_id(core: &Core) -> [u8; 16] {
