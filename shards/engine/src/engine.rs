@@ -9,7 +9,7 @@ mod buckets;
 pub mod objects;
 mod uploads;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::rc::Rc;
@@ -29,6 +29,7 @@ use crate::format::superblock::HASH_SLOT_COUNT;
 use crate::request::{Ask, Reply, Request};
 use crate::shard::recovery::{Recovered, ShardContext};
 use crate::shard::{Shard, ShardStats};
+use crate::wait::{Event, KeyLocks};
 
 /// Damage seen by this core's readers that is kept for repair, at most.
 const DAMAGE_KEPT_MAX: usize = 4096;
@@ -54,6 +55,11 @@ struct Inner {
     shards: BTreeMap<u16, Rc<Shard>>,
     access: Vec<ShardAccess>,
     buckets: Rc<Buckets>,
+    /// One lock per bucket name, taken on the core of its home shard.
+    bucket_locks: Rc<KeyLocks>,
+    /// Whether every core has been told of the buckets of this core's shards.
+    buckets_told: Cell<bool>,
+    told: Event,
     recovered: Vec<(u16, Recovered)>,
     damage: Rc<RefCell<Vec<Damage>>>,
 }
@@ -111,12 +117,18 @@ impl Engine {
             shards,
             access,
             buckets,
+            bucket_locks: Rc::default(),
+            buckets_told: Cell::new(false),
+            told: Event::default(),
             recovered,
             damage: Rc::default(),
         });
         let engine = Engine { inner };
         core.spawn(engine.clone().pump());
         engine.share_buckets().await?;
+        engine.inner.buckets_told.set(true);
+        engine.inner.told.notify();
+        engine.await_buckets().await?;
         Ok(engine)
     }
 
@@ -129,6 +141,17 @@ impl Engine {
                     // Dropped unanswered when the shard is not here: a caller with another map, which is a bug there.
                     let Some(shard) = self.inner.shards.get(&shard).cloned() else { continue };
                     self.inner.core.spawn(async move { reply.send(shard.serve(ask).await) });
+                }
+                Request::ChangeBucket(change) => {
+                    let engine = self.clone();
+                    self.inner.core.spawn(async move { reply.send(engine.change_bucket(change).await) });
+                }
+                Request::AwaitBuckets => {
+                    let inner = Rc::clone(&self.inner);
+                    self.inner.core.spawn(async move {
+                        inner.told.wait_until(|| inner.buckets_told.get()).await;
+                        reply.send(Reply::Done(Ok(())));
+                    });
                 }
                 Request::BucketChanged(bucket) => {
                     self.inner.buckets.insert(bucket);
@@ -218,6 +241,14 @@ impl Engine {
     async fn ask(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
         let owner = self.inner.access[usize::from(shard)].owner;
         self.inner.port.call(owner, Request::Shard { shard, ask }).await.map_err(|_| EngineError::Closed)
+    }
+
+    /// As [`Engine::ask`], and the request reaches the shard also when the caller goes away before it is sent: for what
+    /// carries leases, which would be lost with it.
+    async fn ask_surely(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
+        let engine = self.clone();
+        let task = self.inner.core.spawn(async move { engine.ask(shard, ask).await });
+        task.await.unwrap_or(Err(EngineError::Closed))
     }
 
     /// Tells a shard without waiting; for what must also work while something is dropped.

@@ -16,10 +16,21 @@ use crate::value::{Bucket, Upload};
 pub enum Request {
     /// To the core that runs the shard.
     Shard { shard: u16, ask: Ask },
+    /// To the core that runs the bucket's home shard, where the changes of one bucket happen one after the other.
+    ChangeBucket(BucketChange),
+    /// To every core: answered once it has told all cores of the buckets it is home to.
+    AwaitBuckets,
     /// To every core: a bucket's record is this from now on.
     BucketChanged(Bucket),
     /// To every core: this bucket is gone.
     BucketGone(u64),
+}
+
+/// A change of a bucket as a whole.
+pub enum BucketChange {
+    Create { name: String, settings: Vec<(String, Vec<u8>)> },
+    Update(Bucket),
+    Delete { name: String },
 }
 
 /// What a shard can be asked.

@@ -67,7 +67,12 @@ impl Engine {
             extensions: draft.extensions,
         };
         let put = PutObject { bucket, name: name.to_vec(), guard, object, payload, leases };
-        match self.ask(shard, Ask::Put(Box::new(put))).await? {
+        let reply = if put.leases.is_empty() {
+            self.ask(shard, Ask::Put(Box::new(put))).await?
+        } else {
+            self.ask_surely(shard, Ask::Put(Box::new(put))).await?
+        };
+        match reply {
             Reply::Put(result) => result,
             _ => Err(EngineError::Closed),
         }
