@@ -76,6 +76,10 @@ impl ExtentTable {
         self.extents.values()
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Extent> {
+        self.extents.values_mut()
+    }
+
     /// Tells how many slots an arena file has; new ones are free until something is found in them.
     pub(crate) fn set_grown(&mut self, class: ExtentClass, disk: DiskIndex, grown: u32) {
         let slots = self.slots.entry((class, disk)).or_default();
@@ -87,15 +91,20 @@ impl ExtentTable {
         self.slots.get(&(class, disk)).map_or(0, |slots| slots.grown)
     }
 
-    /// Extents of `class` that could be placed now without growing a file.
+    /// Extents of `class` that can surely be placed without growing a file, whichever disks they fall to: the least
+    /// that any disk has, because every placement takes at most one slot of a disk.
     pub(crate) fn free_extents(&self, class: ExtentClass) -> u32 {
         let per_disk =
             |disk| self.slots.get(&(class, DiskIndex(disk))).map_or(0, |slots| slots.free.len() as u32);
-        let copies = self.copies(class) as u32;
-        if copies == u32::from(self.disk_count) {
-            return (0..self.disk_count).map(per_disk).min().unwrap_or(0);
-        }
-        (0..self.disk_count).map(per_disk).sum::<u32>() / copies
+        (0..self.disk_count).map(per_disk).min().unwrap_or(0)
+    }
+
+    /// The places of `class` that hold no extent.
+    pub(crate) fn free_columns(&self, class: ExtentClass) -> Vec<Column> {
+        let of_class = self.slots.iter().filter(|((of, _), _)| *of == class);
+        of_class
+            .flat_map(|(&(_, disk), slots)| slots.free.iter().map(move |&slot| Column { disk, slot }))
+            .collect()
     }
 
     fn copies(&self, class: ExtentClass) -> usize {
@@ -251,6 +260,25 @@ mod tests {
             }
         }
         assert_eq!(used, [2, 2, 2]);
+    }
+
+    #[test]
+    fn what_counts_as_free_can_be_placed_whichever_disks_are_next() {
+        for skipped in 0..3 {
+            let mut table = table(2, 1, 3);
+            table.next_id += skipped;
+            for (disk, grown) in [(0, 6), (1, 1), (2, 0)] {
+                table.set_grown(ExtentClass::Table, DiskIndex(disk), grown);
+            }
+            for left in (0..table.free_extents(ExtentClass::Table)).rev() {
+                assert!(table.place(ExtentClass::Table).is_ok(), "{left} more were promised");
+            }
+            table.set_grown(ExtentClass::Table, DiskIndex(1), 3);
+            table.set_grown(ExtentClass::Table, DiskIndex(2), 2);
+            for left in (0..table.free_extents(ExtentClass::Table)).rev() {
+                assert!(table.place(ExtentClass::Table).is_ok(), "{left} more were promised");
+            }
+        }
     }
 
     #[test]

@@ -10,8 +10,9 @@ use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Buf, Core};
 
 use super::{LOG_HEADER_LEN, LogExtent};
-use crate::extent::{ArenaFiles, Column, ExtentId};
+use crate::extent::{ArenaFiles, Column, ExtentClass, ExtentId, Placement};
 use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchError, BatchHeader};
+use crate::format::log_header::LogHeader;
 use crate::format::record::Record;
 use crate::format::root::LogPosition;
 
@@ -44,6 +45,10 @@ pub(crate) enum ReplayError {
         found_offset: u32,
         reasons: Vec<String>,
     },
+    /// The log seems to end in an extent whose place holds another one: what named it is older than what is on the disks.
+    Recycled { extent: ExtentId, reasons: Vec<String> },
+    /// An extent the log does not name holds batch `found`, which is later than the log's end before `missing`.
+    Unnamed { extent: ExtentId, missing: u64, found: u64 },
 }
 
 impl std::fmt::Display for ReplayError {
@@ -55,6 +60,18 @@ impl std::fmt::Display for ReplayError {
                  batch {found} is there at {found_offset} ({})",
                 extent.0,
                 reasons.join("; ")
+            ),
+            ReplayError::Recycled { extent, reasons } => write!(
+                f,
+                "the log ends in extent {}, whose header is on no replica ({})",
+                extent.0,
+                reasons.join("; ")
+            ),
+            ReplayError::Unnamed { extent, missing, found } => write!(
+                f,
+                "acknowledged data is damaged: the log ends before batch {missing}, but batch {found} is in log extent \
+                 {}, which nothing names",
+                extent.0
             ),
         }
     }
@@ -99,7 +116,15 @@ impl Replay {
             return Ok(Some(self.advance(batch)));
         }
         self.refuse_later_batches(successor.as_ref(), reasons).await?;
+        for extent in std::iter::once(&self.extent).chain(&successor) {
+            self.check_header(extent).await?;
+        }
         Ok(None)
+    }
+
+    /// Number of the batch that [`Replay::next`] looks for.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.position.sequence
     }
 
     fn advance(&mut self, batch: ReplayedBatch) -> ReplayedBatch {
@@ -226,6 +251,27 @@ impl Replay {
         Ok(())
     }
 
+    /// Makes sure that the place of `extent` still holds it: a root that is older than it seems names places that were
+    /// given to other extents since, and their batches would not be missed.
+    async fn check_header(&self, extent: &LogExtent) -> Result<(), ReplayError> {
+        let mut reasons = Vec::new();
+        for &column in &extent.placement.columns {
+            match self.read_bytes(extent, column, 0, LOG_HEADER_LEN as usize).await {
+                Ok(bytes) => match LogHeader::decode(&bytes) {
+                    Ok(header) if header.extent == extent.placement.id && header.nonce == extent.nonce => {
+                        return Ok(());
+                    }
+                    Ok(header) => {
+                        reasons.push(format!("disk {}: extent {}", column.disk.0, header.extent.0));
+                    }
+                    Err(error) => reasons.push(format!("disk {}: {error}", column.disk.0)),
+                },
+                Err(reason) => reasons.push(format!("disk {}: {reason}", column.disk.0)),
+            }
+        }
+        Err(ReplayError::Recycled { extent: extent.placement.id, reasons })
+    }
+
     fn later_header(&self, extent: &LogExtent, bytes: &[u8]) -> Option<(u64, u32)> {
         bytes.chunks_exact(BLOCK_LEN).enumerate().find_map(|(index, block)| {
             debug_assert!(block.len() >= BATCH_HEADER_LEN);
@@ -234,4 +280,41 @@ impl Replay {
                 .then(|| (header.sequence, u32::try_from(index * BLOCK_LEN).expect("below 1 MiB")))
         })
     }
+}
+
+/// Refuses a log that ends before batch `missing` although a place that no extent of the log has holds that batch or a
+/// later one: the records that would name the extent, or the root before them, are damaged.
+pub(crate) async fn refuse_unnamed(
+    core: &Core,
+    files: &Rc<ArenaFiles>,
+    shard: u16,
+    deployment: [u8; 16],
+    free: &[Column],
+    missing: u64,
+) -> Result<(), ReplayError> {
+    for &column in free {
+        let Some((file, start)) = files.locate(ExtentClass::Log, column) else { continue };
+        let buf = core.arena().alloc(LOG_HEADER_LEN as usize).await;
+        let (Ok(_), bytes) = file.read_at(buf, start).await else { continue };
+        let Ok(header) = LogHeader::decode(&bytes) else { continue };
+        if header.deployment != deployment || header.shard != shard {
+            continue;
+        }
+        let placement = Placement { id: header.extent, class: ExtentClass::Log, columns: vec![column] };
+        let extent = LogExtent { placement: Rc::new(placement), nonce: header.nonce };
+        let position = LogPosition {
+            extent: header.extent,
+            offset: LOG_HEADER_LEN,
+            sequence: missing,
+            previous: [0; 16],
+        };
+        let replay = Replay::new(core.clone(), Rc::clone(files), shard, position, extent.clone());
+        if let Ok(batch) = replay.read_replica(&extent, column, LOG_HEADER_LEN).await
+            && batch.header.sequence >= missing
+        {
+            let found = batch.header.sequence;
+            return Err(ReplayError::Unnamed { extent: header.extent, missing, found });
+        }
+    }
+    Ok(())
 }

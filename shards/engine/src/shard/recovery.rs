@@ -24,7 +24,7 @@ use crate::format::manifest::{ExtentEntry, Manifest};
 use crate::format::record::Record;
 use crate::format::root::{ROOT_COPY_LEN, Root};
 use crate::index::{Index, IndexConfig, IndexManifest};
-use crate::log::replay::{Replay, ReplayedBatch};
+use crate::log::replay::{Replay, ReplayedBatch, refuse_unnamed};
 use crate::log::{Batch, LogExtent, LogWriter, prepare_extent};
 use crate::value::{self, Bucket};
 
@@ -254,6 +254,7 @@ async fn replay(
     };
     // A shard that was only formatted has no log yet.
     if root.log.extent.0 == 0 {
+        refuse_unnamed_batches(context, space, root.log.sequence).await?;
         return Ok(replayed);
     }
     let log_extent =
@@ -276,7 +277,13 @@ async fn replay(
             .next(successors.front().cloned())
             .await
             .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", context.id)))?;
-        let Some(batch) = next else { return Ok(replayed) };
+        let Some(batch) = next else {
+            if let Some(last) = &replayed.last {
+                occupy_opened(&last.records, &mut space.extents.borrow_mut());
+            }
+            refuse_unnamed_batches(context, space, reader.next_sequence()).await?;
+            return Ok(replayed);
+        };
         if successors.front().is_some_and(|extent| extent.placement.id == batch.header.extent) {
             successors.pop_front();
         }
@@ -297,6 +304,18 @@ async fn replay(
             apply_replayed(batch, index, space);
         }
     }
+}
+
+/// The log ends before batch `missing`; nothing of it may lie where no log extent is.
+async fn refuse_unnamed_batches(
+    context: &ShardContext,
+    space: &Space,
+    missing: u64,
+) -> Result<(), EngineError> {
+    let free = space.extents.borrow().free_columns(ExtentClass::Log);
+    refuse_unnamed(&context.core, &context.files, context.id, context.deployment, &free, missing)
+        .await
+        .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", context.id)))
 }
 
 /// Marks the slots of extents that a batch opened as taken.
