@@ -96,6 +96,15 @@ impl Shard {
         }
     }
 
+    /// Takes no writes from here on. What is on its way is answered by the commit loop.
+    pub(crate) fn fail(&self, reason: String) {
+        tracing::error!(shard = self.id, %reason, "the shard takes no more writes");
+        self.failed.borrow_mut().get_or_insert(reason);
+        self.commits.wake();
+        self.background.notify();
+        self.checkpoint_done.notify();
+    }
+
     /// The next instant of the hybrid clock: now, or just after the last one.
     fn tick(&self) -> u64 {
         let next = self.core.wall().0.max(self.clock.get() + 1);

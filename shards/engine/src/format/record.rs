@@ -98,6 +98,18 @@ impl Record {
         }
     }
 
+    /// Whether [`Record::decode`] will take it back.
+    #[must_use]
+    pub fn is_within_bounds(&self) -> bool {
+        match self {
+            Record::Put { key, value, deltas, .. } => {
+                key.len() <= KEY_LEN_MAX && value.len() <= VALUE_LEN_MAX && deltas.len() <= DELTA_COUNT_MAX
+            }
+            Record::Delete { key, deltas } => key.len() <= KEY_LEN_MAX && deltas.len() <= DELTA_COUNT_MAX,
+            Record::ExtentOpened { .. } | Record::ExtentSealed { .. } => true,
+        }
+    }
+
     /// Takes one record off `from`.
     ///
     /// # Errors

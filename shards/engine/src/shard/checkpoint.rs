@@ -120,6 +120,11 @@ impl Shard {
     /// # Errors
     /// [`EngineError`]; the old root stays in force.
     pub(crate) async fn checkpoint(&self) -> Result<(), EngineError> {
+        // Memtables that an earlier attempt left frozen go first: when too many wait, there is no boundary to be had.
+        if self.index.stats().frozen_count > 0 {
+            self.reserve_for_flush().await?;
+            self.index.flush().await?;
+        }
         let boundary = self.boundary().await?;
         self.reserve_for_flush().await?;
         self.index.flush().await?;
@@ -289,7 +294,7 @@ impl Shard {
             buf.copy_from_slice(&bytes);
             if let Err(error) = file.write_at(buf.freeze(), offset, WriteMode::Stable).await {
                 let reason = format!("root: {}", DeviceError::from(&error));
-                *self.failed.borrow_mut() = Some(reason.clone());
+                self.fail(reason.clone());
                 return Err(EngineError::ShardFailed { shard: self.id, reason });
             }
         }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::Shard;
+use crate::body::BodyError;
 use crate::error::EngineError;
 use crate::extent::table::ExtentTable;
 use crate::extent::{ExtentClass, ExtentId, Placement};
@@ -36,6 +37,18 @@ pub(crate) struct Change {
 impl Change {
     fn len_max(&self) -> usize {
         self.records.iter().map(Record::len_max).sum::<usize>() + self.payload.len()
+    }
+
+    /// Whether it fits a batch of at most `batch_len_max` bytes that recovery can read back.
+    fn check(&self, batch_len_max: usize) -> Result<(), EngineError> {
+        let malformed = |what| Err(EngineError::Body(BodyError::Malformed { what }));
+        if BATCH_HEADER_LEN + self.len_max() + OWN_RECORDS_LEN_MAX > batch_len_max {
+            return malformed("its records are too long for a batch of the log");
+        }
+        if self.records.iter().any(|record| !record.is_within_bounds()) {
+            return malformed("a key, a value or a list of extents is too long for a record");
+        }
+        Ok(())
     }
 }
 
@@ -95,6 +108,10 @@ impl CommitQueue {
         self.work.notify();
     }
 
+    pub(super) fn wake(&self) {
+        self.work.notify();
+    }
+
     /// Whether it is known if there is a log extent to go on in.
     fn spare_decided(&self) -> bool {
         self.prepared.borrow().is_some() || !self.successors.borrow().is_empty() || self.starved.get()
@@ -112,10 +129,11 @@ impl Shard {
     /// Makes `change` durable and applies it. Dropping the future does not undo it.
     ///
     /// # Errors
-    /// [`EngineError::ShardFailed`] when the log's device failed; [`EngineError::NoSpace`] when the log has no room.
+    /// [`EngineError::ShardFailed`] when the log's device failed; [`EngineError::NoSpace`] when the log has no room;
+    /// [`EngineError::Body`] when the change is too long for any batch.
     pub(crate) async fn commit(&self, change: Change) -> Result<(), EngineError> {
         self.check_healthy()?;
-        debug_assert!(change.len_max() + OWN_RECORDS_LEN_MAX <= LogWriter::batch_len_max(&self.files));
+        change.check(LogWriter::batch_len_max(&self.files))?;
         let (done, answer) = once();
         self.commits.pending.borrow_mut().push_back(Pending { change, done });
         self.commits.work.notify();
@@ -134,7 +152,11 @@ impl Shard {
     /// Runs the log until its device fails.
     pub(crate) async fn run_log(self: Rc<Self>, mut log: LogWriter) {
         loop {
-            self.commits.work.wait_until(|| self.commits.has_work()).await;
+            self.commits.work.wait_until(|| self.commits.has_work() || self.failed.borrow().is_some()).await;
+            if self.check_healthy().is_err() {
+                self.fail_all();
+                return;
+            }
             self.give_boundaries(&log);
             let (group, len) = self.take_group();
             if group.is_empty() && self.commits.prepared.borrow().is_none() {
@@ -146,7 +168,7 @@ impl Shard {
                 self.await_checkpoint(&log).await;
                 room = self.make_room(&mut log, len).await;
             }
-            if let Err(error) = room {
+            if let Err(error) = self.check_healthy().and(room) {
                 self.answer(group, &Err(error));
                 if self.check_healthy().is_err() {
                     self.fail_all();
@@ -155,8 +177,7 @@ impl Shard {
                 continue;
             }
             if let Err(reason) = self.append(&mut log, group).await {
-                tracing::error!(shard = self.id, %reason, "the log failed; the shard takes no more writes");
-                *self.failed.borrow_mut() = Some(reason);
+                self.fail(reason);
                 self.fail_all();
                 return;
             }
@@ -170,6 +191,7 @@ impl Shard {
                 continue;
             }
             self.commits.log_len.set(0);
+            self.seal_idle();
             let extents = self.space.extents.borrow();
             boundary.give(Boundary {
                 log: log.position(),
@@ -183,7 +205,11 @@ impl Shard {
     async fn await_checkpoint(&self, log: &LogWriter) {
         let target = self.commits.checkpoints_ended.get() + 1;
         self.want_checkpoint();
-        let over = || self.commits.checkpoints_ended.get() >= target && self.commits.spare_decided();
+        let over = || {
+            let ended = self.commits.checkpoints_ended.get() >= target && self.commits.spare_decided();
+            // A failed shard makes no checkpoint any more.
+            ended || self.failed.borrow().is_some()
+        };
         while !over() {
             self.commits.work.wait_until(|| over() || !self.commits.boundaries.borrow().is_empty()).await;
             self.give_boundaries(log);
@@ -220,7 +246,7 @@ impl Shard {
             }
             // The room kept back holds just the batch that names the successor.
             self.append(log, Vec::new()).await.map_err(|reason| {
-                *self.failed.borrow_mut() = Some(reason.clone());
+                self.fail(reason.clone());
                 EngineError::ShardFailed { shard: self.id, reason }
             })?;
         }
@@ -323,10 +349,14 @@ impl Shard {
     async fn prepare_log_extent(&self) -> Result<LogExtent, EngineError> {
         let placement = self.space.allocate(ExtentClass::Log).await?;
         let extent = new_log_extent(self, placement);
-        log::prepare_extent(&self.core, &self.files, &extent.placement, &self.header_for(&extent), false)
-            .await
-            .map_err(|error| EngineError::ShardFailed { shard: self.id, reason: error.to_string() })?;
-        Ok(extent)
+        let header = self.header_for(&extent);
+        match log::prepare_extent(&self.core, &self.files, &extent.placement, &header, false).await {
+            Ok(()) => Ok(extent),
+            Err(error) => {
+                self.space.extents.borrow_mut().release(&extent.placement);
+                Err(EngineError::ShardFailed { shard: self.id, reason: error.to_string() })
+            }
+        }
     }
 
     pub(crate) fn header_for(&self, extent: &LogExtent) -> LogHeader {

@@ -79,11 +79,13 @@ impl Shard {
             if self.open_has(blocks_min, column_blocks) {
                 continue;
             }
-            let placement = self.space.allocate(ExtentClass::Data).await.inspect_err(|error| {
-                if *error == EngineError::NoSpace {
-                    self.want_checkpoint();
-                }
-            })?;
+            let placement =
+                self.space.allocate(ExtentClass::Data).await.inspect_err(|error| match error {
+                    EngineError::NoSpace => self.want_checkpoint(),
+                    // A failed sync of the arena may have dropped bytes of bodies that were not synced yet, and the
+                    // next sync, which their writers wait for, need not say so.
+                    error => self.fail(error.to_string()),
+                })?;
             let id = placement.id;
             let record = Record::ExtentOpened { placement: placement.clone(), nonce: [0; 16] };
             if let Err(error) = self.commit(Change { records: vec![record], payload: Vec::new() }).await {
@@ -132,11 +134,26 @@ impl Shard {
             let mut extents = self.space.extents.borrow_mut();
             let extent = extents.get_mut(lent.extent).expect("a leased extent is never freed");
             extent.lease_count -= 1;
-            if extent.next_block == lent.block + lent.blocks {
+            let open = self.leases.open.get() == Some(lent.extent);
+            if open && extent.next_block == lent.block + lent.blocks {
                 extent.next_block = lent.block + used.min(lent.blocks);
             }
         }
         self.seal_if_done(lent.extent);
+    }
+
+    /// Seals the data extents that nobody can write to any more. Without a record: where the log says nothing, recovery
+    /// seals them as well.
+    pub(super) fn seal_idle(&self) {
+        let open = self.leases.open.get();
+        let mut extents = self.space.extents.borrow_mut();
+        for extent in extents.iter_mut() {
+            // An extent that nothing was lent from yet is about to become the open one.
+            let idle = extent.lease_count == 0 && extent.next_block > 0 && Some(extent.placement.id) != open;
+            if extent.placement.class == ExtentClass::Data && idle {
+                extent.sealed = true;
+            }
+        }
     }
 
     /// Logs that nothing more will be written to `id`, once that is true.

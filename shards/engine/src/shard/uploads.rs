@@ -186,7 +186,11 @@ impl Shard {
         let _object_lock = self.locks.lock(&object_key).await;
         let _upload_lock = self.locks.lock(&upload_key).await;
         let mut upload = self.open_upload(request.bucket, &request.name, request.upload).await?;
-        for &(number, uuid) in &request.parts {
+        for (index, &(number, uuid)) in request.parts.iter().enumerate() {
+            // A part taken twice would be freed twice.
+            if index > 0 && request.parts[index - 1].0 >= number {
+                return Err(EngineError::InvalidPart { number });
+            }
             let part =
                 self.index.get(&key::part(request.bucket, &request.name, request.upload, number)).await?;
             let part = part.map(|value| value::decode::<UploadedPart>(&value)).transpose()?;
