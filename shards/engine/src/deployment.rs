@@ -183,8 +183,11 @@ pub fn geometry_for(k: u8, m: u8, capacity: u64, class: DiskClass, shard_count: 
         let floor = if len == 0 { 1 } else { 1 << len.ilog2() };
         u64::clamp(floor, least, most)
     };
-    // A new deployment prewrites two log slots per shard; together they stay below 192 MiB where that is possible.
-    let log_most = power_of_two(192 * MIB / (2 * u64::from(shard_count)), 4 * MIB, 64 * MIB);
+    // A new deployment takes two log slots and three table slots per shard; together they stay below 224 MiB where that
+    // is possible.
+    let shards = u64::from(shard_count);
+    let log_most = power_of_two(128 * MIB / (2 * shards), 4 * MIB, 64 * MIB);
+    let table_most = power_of_two(96 * MIB / (3 * shards), 4 * MIB, 64 * MIB);
     Geometry {
         k,
         m,
@@ -194,7 +197,7 @@ pub fn geometry_for(k: u8, m: u8, capacity: u64, class: DiskClass, shard_count: 
         },
         log_slot_len: power_of_two(capacity >> 14, 4 * MIB, 64 * MIB).min(log_most),
         data_slot_len: power_of_two(capacity >> 10, 16 * MIB, 1024 * MIB),
-        table_slot_len: power_of_two(capacity >> 14, 4 * MIB, 64 * MIB),
+        table_slot_len: power_of_two(capacity >> 14, 4 * MIB, 64 * MIB).min(table_most),
     }
 }
 
@@ -510,5 +513,26 @@ fn first_root(superblock: &Superblock, shard: u16) -> Root {
         log: LogPosition { extent: ExtentId(0), offset: 0, sequence: 1, previous: [0; 16] },
         next_extent: 1,
         clock_floor: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_deployment_with_eight_shards_takes_less_than_256_mib() {
+        for capacity in [1 << 30, 80 << 30, 1 << 40, 20 << 40] {
+            let geometry = geometry_for(1, 0, capacity, DiskClass::Flash, 8);
+            let len = 8 * (2 * geometry.log_slot_len + 3 * geometry.table_slot_len);
+            assert!(len < 256 << 20, "{len} bytes on a disk of {capacity}");
+        }
+    }
+
+    #[test]
+    fn default_parity_grows_with_the_disks() {
+        let parity = |count| default_parity(count);
+        assert_eq!([1, 2, 3, 4, 8, 9, 13, 14, 19, 20].map(parity), [0, 1, 1, 2, 2, 3, 3, 4, 4, 6].map(Some));
+        assert_eq!(parity(21), None);
     }
 }
