@@ -25,9 +25,9 @@ use http::{HeaderMap, Method};
 
 use super::error::{ErrorCode, Result, S3Error};
 use super::query::Query;
-use canonical::canonical_request;
+use canonical::{PathForm, canonical_request};
 use presented::Presented;
-use signing::{Scope, SigningKey, sha256_hex};
+use signing::{Scope, Signature, SigningKey, sha256_hex};
 
 /// How far a request's time may be from the server's, in seconds, either way.
 pub const CLOCK_SKEW_SECS_MAX: i64 = 15 * 60;
@@ -156,34 +156,41 @@ pub fn authenticate(
         return Err(S3Error::new(ErrorCode::InvalidToken).with("Token-0", token));
     }
 
-    let request = canonical_request(head, &claim.signed_headers, payload_hash)?;
     let scope = claim.scope.to_string();
-    let string_to_sign =
-        [presented::ALGORITHM, claim.timestamp.as_str(), &scope, &sha256_hex(&request)].join("\n");
-    let (signature, derived) = match keys.get(claim.access_key, claim.scope, &secret) {
-        Some(key) => (key.sign(string_to_sign.as_bytes()), None),
-        None => {
-            let key = SigningKey::derive(&secret, claim.scope);
-            (key.sign(string_to_sign.as_bytes()), Some(key))
-        }
+    let (key, is_new) = match keys.get(claim.access_key, claim.scope, &secret) {
+        Some(key) => (key.clone(), false),
+        None => (SigningKey::derive(&secret, claim.scope), true),
     };
-    if !signature.matches(claim.signature.as_bytes()) {
+    let check = |path_form| -> Result<Check> {
+        let request = canonical_request(head, &claim.signed_headers, payload_hash, path_form)?;
+        let string_to_sign =
+            [presented::ALGORITHM, claim.timestamp.as_str(), &scope, &sha256_hex(&request)].join("\n");
+        let signature = key.sign(string_to_sign.as_bytes());
+        let holds = signature.matches(claim.signature.as_bytes());
+        Ok(Check { request, string_to_sign, signature, holds })
+    };
+    let Check { request, string_to_sign, signature, mut holds } = check(PathForm::Encoded)?;
+    let mut seed = signature;
+    if !holds {
+        // Either form names the same bytes, so accepting both loses nothing.
+        let as_sent = check(PathForm::AsSent)?;
+        (seed, holds) = (as_sent.signature, as_sent.holds);
+    }
+    if !holds {
         return Err(mismatch(claim.access_key, &string_to_sign, claim.signature)
             .with("CanonicalRequest", String::from_utf8_lossy(&request))
             .with("CanonicalRequestBytes", spaced_hex(&request)));
     }
-    let mut chunk_signer = None;
-    if matches!(payload, PayloadMode::StreamingSigned { .. }) {
-        let cached = || keys.get(claim.access_key, claim.scope, &secret).cloned();
-        chunk_signer = Some(Box::new(ChunkSigner {
-            key: derived.clone().or_else(cached).expect("a key is derived or cached"),
+    let chunk_signer = matches!(payload, PayloadMode::StreamingSigned { .. }).then(|| {
+        Box::new(ChunkSigner {
+            key: key.clone(),
             access_key: claim.access_key.to_owned(),
             timestamp: claim.timestamp.as_str().to_owned(),
-            scope,
-            previous: signature,
-        }));
-    }
-    if let Some(key) = derived {
+            scope: scope.clone(),
+            previous: seed,
+        })
+    });
+    if is_new {
         keys.insert(claim.access_key, claim.scope, secret, key);
     }
     Ok(Identity::Signed(Signed {
@@ -194,6 +201,14 @@ pub fn authenticate(
         payload,
         chunk_signer,
     }))
+}
+
+/// One try at a signature.
+struct Check {
+    request: Vec<u8>,
+    string_to_sign: String,
+    signature: Signature,
+    holds: bool,
 }
 
 fn check_scope(claim: &Presented<'_>, policy: &RegionPolicy) -> Result<()> {

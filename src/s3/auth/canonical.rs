@@ -18,6 +18,15 @@ const QUERY_ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').rem
 /// As in a query, but the slash separates.
 const PATH_ENCODED: &AsciiSet = &QUERY_ENCODED.remove(b'/');
 
+/// How the path stands in a canonical request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PathForm {
+    /// Decoded and encoded again, as S3 documents.
+    Encoded,
+    /// As on the request line: what clients sign that escape more or less than the documentation says.
+    AsSent,
+}
+
 /// Builds the canonical request. `signed_headers` are sorted, lower-case header names without
 /// duplicates; a name that the request does not carry counts as an empty value.
 ///
@@ -27,11 +36,15 @@ pub fn canonical_request(
     head: &RequestHead<'_>,
     signed_headers: &[&str],
     payload_hash: &str,
+    path_form: PathForm,
 ) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(512);
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b'\n');
-    push_path(&mut out, head.path)?;
+    match path_form {
+        PathForm::Encoded => push_path(&mut out, head.path)?,
+        PathForm::AsSent => out.extend_from_slice(head.path.as_bytes()),
+    }
     out.push(b'\n');
     push_query(&mut out, head.query);
     out.push(b'\n');

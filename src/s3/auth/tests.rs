@@ -58,11 +58,15 @@ impl Request {
 
     /// Signs the request as a client would, over the given headers.
     fn sign(self, signed_headers: &[&str], scope: Scope<'_>) -> Self {
+        self.sign_in_form(signed_headers, scope, PathForm::Encoded)
+    }
+
+    fn sign_in_form(self, signed_headers: &[&str], scope: Scope<'_>, form: PathForm) -> Self {
         let payload_hash = self.headers["x-amz-content-sha256"].to_str().expect("ASCII").to_owned();
         let date = self.headers["x-amz-date"].to_str().expect("ASCII").to_owned();
         let query = Query::parse(&self.query).expect("a valid query");
         let request =
-            canonical_request(&self.head(&query), signed_headers, &payload_hash).expect("a valid path");
+            canonical_request(&self.head(&query), signed_headers, &payload_hash, form).expect("a valid path");
         let string_to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256_hex(&request));
         let signature =
             signing::SigningKey::derive(&Secret::new(SECRET), scope).sign(string_to_sign.as_bytes());
@@ -174,6 +178,22 @@ fn published_bucket_requests() {
     let list = "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7";
     example("/?max-keys=2&prefix=J", &[], signed, list).check().expect("the published signature");
     example("/?prefix=J&max-keys=2", &[], signed, list).check().expect("order does not matter");
+}
+
+#[test]
+fn behaviour_24_a_path_may_be_signed_as_it_was_sent() {
+    let scope = Scope { date: "20130524", region: "us-east-1", service: "s3" };
+    let signed = ["host", "x-amz-content-sha256", "x-amz-date"];
+    for path in ["/b/%7Ea", "/b/a%2Fb", "/b/a!b"] {
+        let mut request = get_object();
+        request.path = path.to_owned();
+        for form in [PathForm::Encoded, PathForm::AsSent] {
+            request.clone().sign_in_form(&signed, scope, form).check().expect(path);
+        }
+        let mut other = request.sign_in_form(&signed, scope, PathForm::AsSent);
+        other.path = "/b/other".to_owned();
+        assert!(other.check().is_err(), "{path}: a signature is good for its own path only");
+    }
 }
 
 #[test]
