@@ -46,7 +46,8 @@ fn is_valid(name: &str) -> bool {
         && bytes.iter().all(|b| alphanumeric(b) || matches!(b, b'-' | b'.'))
         && bytes.first().is_some_and(alphanumeric)
         && bytes.last().is_some_and(alphanumeric)
-        && !name.contains("..")
+        // As labels of a host name, each begins and ends with a letter or digit.
+        && !["..", ".-", "-."].iter().any(|pair| name.contains(pair))
         && !looks_like_ipv4(name)
         && !PREFIXES_RESERVED.iter().any(|p| name.starts_with(p))
         && !SUFFIXES_RESERVED.iter().any(|s| name.ends_with(s))
@@ -85,6 +86,8 @@ mod tests {
             ".ab",
             "ab.",
             "a..b",
+            "a.-b",
+            "a-.b",
             "192.168.5.4",
             "1.2.3.444",
             "xn--abc",
