@@ -4,9 +4,11 @@
 //! first request already sees the whole keyspace. Each core holds the disks' locks through its own ring: what a killed
 //! process still has in flight is over before anybody opens the disks again.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use basalt_engine::deployment::LOCK_FILE;
 use basalt_engine::request::{Reply, Request};
@@ -19,6 +21,11 @@ use super::{START_POLL, Shared, StartError};
 use crate::config::Config;
 use crate::http::{Handler, Readiness};
 use crate::service::{Service, ServiceParts};
+
+/// How long the disks of a process that was killed may stay locked; the kernel needs milliseconds, a slow disk longer.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often a lock is tried meanwhile.
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// One core's service, ready to answer.
 pub(super) struct CoreService {
@@ -43,7 +50,7 @@ pub(super) async fn open(
     let config = &shared.config;
     // Attached first: cores that start earlier already ask this one.
     let port = seed.attach(core);
-    let locks = lock_disks(core, config)?;
+    let locks = lock_disks(core, config).await?;
     let deployment = deployment(core, shared).await?;
     let cores = u16::try_from(config.cpus.len()).expect("cores are capped far below");
     let engine =
@@ -72,23 +79,25 @@ pub(super) async fn open(
     })
 }
 
-fn lock_disks(core: &Core, config: &Config) -> Result<Vec<DiskLock>, StartError> {
-    let lock = |path: &std::path::PathBuf| {
-        let disk = Disk::open(core, path)?;
-        disk.lock(LOCK_FILE)
-    };
-    config
-        .disks
-        .iter()
-        .map(|path| {
-            lock(path).map_err(|error| match error.kind() {
-                std::io::ErrorKind::WouldBlock => {
-                    StartError::Deployment(OpenError::Locked { path: path.clone() })
+/// Takes the locks. Those of a process that was killed are free once the kernel has ended its writes.
+async fn lock_disks(core: &Core, config: &Config) -> Result<Vec<DiskLock>, StartError> {
+    let patience = core.now() + LOCK_WAIT_MAX;
+    let mut locks = Vec::with_capacity(config.disks.len());
+    for path in &config.disks {
+        let on_disk = |error| StartError::Disk { path: path.clone(), error };
+        let disk = Disk::open(core, path).map_err(on_disk)?;
+        locks.push(loop {
+            match disk.lock(LOCK_FILE) {
+                Ok(lock) => break lock,
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(on_disk(error)),
+                Err(_) if core.now() > patience => {
+                    return Err(StartError::Deployment(OpenError::Locked { path: path.clone() }));
                 }
-                _ => StartError::Disk { path: path.clone(), error },
-            })
-        })
-        .collect()
+                Err(_) => core.sleep(LOCK_POLL).await,
+            }
+        });
+    }
+    Ok(locks)
 }
 
 /// The deployment, prepared by the first core.
