@@ -6,8 +6,9 @@ use std::time::Duration;
 use basalt_engine::extent::Geometry;
 use basalt_engine::format::superblock::DiskClass;
 use basalt_engine::request::{Reply, Request};
-use basalt_engine::{Deployment, Engine, FormatOptions};
+use basalt_engine::{Deployment, Engine, EngineError, FormatOptions};
 use basalt_reactor::disk::DiskLock;
+use basalt_reactor::sim::{Config, DiskConfig, Random, World};
 use basalt_reactor::{Core, Disk, mesh};
 
 /// How the deployment under test is laid out.
@@ -16,11 +17,32 @@ pub(crate) struct Layout {
     pub(crate) k: u8,
     pub(crate) m: u8,
     pub(crate) shards: u16,
+    pub(crate) strip_len: u32,
 }
 
 impl Layout {
+    pub(crate) fn draw(random: &mut Random) -> Layout {
+        let (k, m) = [(1, 0), (1, 0), (1, 1), (2, 1), (2, 2)][random.below(5) as usize];
+        Layout::of(k, m, random)
+    }
+
+    pub(crate) fn of(k: u8, m: u8, random: &mut Random) -> Layout {
+        let strip_len = if random.coin() { 4096 } else { 8192 };
+        Layout { k, m, shards: 1 + random.below(3) as u16, strip_len }
+    }
+
     pub(crate) fn disk_count(self) -> usize {
         usize::from(self.k) + usize::from(self.m)
+    }
+
+    pub(crate) fn disk_names(self) -> Vec<String> {
+        (0..self.disk_count()).map(|disk| format!("disk{disk}")).collect()
+    }
+
+    /// A world with this layout's disks, of `capacity` bytes each.
+    pub(crate) fn world(self, seed: u64, capacity: u64) -> World {
+        let disks = self.disk_names().iter().map(|name| DiskConfig::new(name, capacity)).collect();
+        World::new(seed, Config { disks, arena_len: 16 << 20, ..Config::default() })
     }
 
     /// Everything tiny, so that extents fill, seal and are freed within a short run.
@@ -28,7 +50,7 @@ impl Layout {
         Geometry {
             k: self.k,
             m: self.m,
-            strip_len: 8192,
+            strip_len: self.strip_len,
             log_slot_len: 384 << 10,
             data_slot_len: 512 << 10,
             table_slot_len: 256 << 10,
@@ -45,13 +67,19 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Opens (or formats) the deployment on `cores`; to be run on the first of them.
     pub(crate) async fn start(cores: Vec<Core>, layout: Layout) -> Cluster {
+        Cluster::try_start(cores, layout)
+            .await
+            .unwrap_or_else(|error| panic!("the deployment does not open: {error}"))
+    }
+
+    /// As [`Cluster::start`]; a refusal says why.
+    pub(crate) async fn try_start(cores: Vec<Core>, layout: Layout) -> Result<Cluster, String> {
         let core = &cores[0];
-        let paths =
-            (0..layout.disk_count()).map(|disk| PathBuf::from(format!("disk{disk}"))).collect::<Vec<_>>();
+        let paths = layout.disk_names().into_iter().map(PathBuf::from).collect::<Vec<_>>();
         let mut locks = Vec::new();
         for path in &paths {
-            let disk = Disk::open(core, path).expect("the disk is there");
-            locks.push(lock(core, &disk).await);
+            let disk = Disk::open(core, path).map_err(|error| error.to_string())?;
+            locks.push(lock(core, &disk).await?);
         }
         let options = FormatOptions {
             shard_count: layout.shards,
@@ -60,7 +88,7 @@ impl Cluster {
         };
         let deployment = Deployment::prepare(core, &paths, DiskClass::Flash, &options)
             .await
-            .unwrap_or_else(|error| panic!("the deployment does not open: {error}"));
+            .map_err(|error| error.to_string())?;
         let count = u16::try_from(cores.len()).expect("few cores");
         let seeds = mesh::seeds::<Request, Reply>(count);
         let mut starting = Vec::new();
@@ -71,22 +99,37 @@ impl Cluster {
                 .push(core.clone().spawn(async move { Engine::start(&core, deployment, count, port).await }));
         }
         let mut engines = Vec::new();
+        let mut refusal = None;
         for task in starting {
-            let engine = task.await.expect("nobody cancels a start");
-            engines.push(engine.unwrap_or_else(|error| panic!("an engine does not start: {error}")));
+            match task.await.expect("nobody cancels a start") {
+                Ok(engine) => engines.push(engine),
+                // A core whose neighbour refused only says that it was left alone.
+                Err(EngineError::Closed) => {
+                    refusal.get_or_insert(EngineError::Closed.to_string());
+                }
+                Err(error) => refusal = Some(error.to_string()),
+            }
         }
-        Cluster { engines, _locks: locks }
+        match refusal {
+            None => Ok(Cluster { engines, _locks: locks }),
+            Some(reason) => Err(reason),
+        }
+    }
+
+    /// Any of the cores.
+    pub(crate) fn any(&self, random: &mut Random) -> Engine {
+        self.engines[random.below(self.engines.len() as u64) as usize].clone()
     }
 }
 
-async fn lock(core: &Core, disk: &Disk) -> DiskLock {
+async fn lock(core: &Core, disk: &Disk) -> Result<DiskLock, String> {
     loop {
         match disk.lock("lock") {
-            Ok(lock) => return lock,
+            Ok(lock) => return Ok(lock),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 core.sleep(Duration::from_millis(1)).await;
             }
-            Err(error) => panic!("lock: {error}"),
+            Err(error) => return Err(format!("lock: {error}")),
         }
     }
 }
