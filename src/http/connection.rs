@@ -209,6 +209,11 @@ impl Connection {
                 }
             },
         };
+        if shared.is_none() && expects_continue {
+            // hyper says no `100 Continue` when there is nothing to wait for. botocore then carries this answer's
+            // status over to the connection's next request, as if it had been read already; so there is no next one.
+            response.headers.insert(CONNECTION, CLOSE);
+        }
         if let Some(shared) = shared {
             shared.discard_arrived(expects_continue).await;
             shared.abandon();

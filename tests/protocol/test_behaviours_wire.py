@@ -151,6 +151,16 @@ def test_30_early_refusal(raw, bucket):
         assert connection.answer("PUT").status == 200
 
 
+def test_30_expecting_to_continue_with_nothing(raw, bucket):
+    """No interim answer, then no next request: botocore would take it for answered already and wait for a minute."""
+    head, _, _ = raw.head("PUT", f"/{bucket}/empty", headers={"content-length": "0", "expect": "100-continue"}, payload_hash=UNSIGNED)
+    with raw.connect() as connection:
+        connection.send(head)
+        answer = connection.answer("PUT")
+        assert answer.status == 200 and answer.headers["Connection"] == "close", answer
+        assert connection.is_closed_by_peer()
+
+
 def test_30_while_the_body_still_arrives(raw, bucket):
     """A client that only writes reads its answer at the end; it must not find a reset instead."""
     size = 8 << 20
