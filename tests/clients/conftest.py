@@ -11,6 +11,7 @@ import shutil
 import subprocess
 
 import boto3
+import botocore.config
 import pytest
 
 from harness.server import Server
@@ -39,6 +40,8 @@ def environment(server):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3", "RCLONE", "RESTIC"))}
     home = server.directory / "home"
     home.mkdir(exist_ok=True)
+    # For us-east-1 the AWS tools still presign with Signature Version 2 unless told otherwise.
+    (home / "config").write_text("[default]\ns3 =\n    signature_version = s3v4\n")
     return clean | {
         "HOME": str(home),
         "AWS_ACCESS_KEY_ID": server.access_key,
@@ -46,7 +49,7 @@ def environment(server):
         "AWS_DEFAULT_REGION": server.region,
         "AWS_ENDPOINT_URL": server.endpoint,
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": str(home / "none"),
+        "AWS_CONFIG_FILE": str(home / "config"),
         "AWS_SHARED_CREDENTIALS_FILE": str(home / "none"),
     }
 
@@ -60,6 +63,19 @@ def s3(server):
         region_name=server.region,
         aws_access_key_id=server.access_key,
         aws_secret_access_key=server.secret_key,
+    )
+
+
+@pytest.fixture(scope="session")
+def presigner(server):
+    """boto3 told to presign with Signature Version 4, which it does by default in every region but us-east-1."""
+    return boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name=server.region,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        config=botocore.config.Config(signature_version="s3v4"),
     )
 
 

@@ -41,11 +41,11 @@ def test_conditional_writes(s3, bucket):
         s3.put_object(Bucket=bucket, Key="lock", Body=b"2", IfNoneMatch="*")
 
 
-def test_presigned(s3, bucket, files):
+def test_presigned(presigner, bucket, files):
     body = (files / "small").read_bytes()
-    url = s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "p q"}, ExpiresIn=60)
+    url = presigner.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "p q"}, ExpiresIn=60)
     with urllib.request.urlopen(urllib.request.Request(url, data=body, method="PUT", headers={"content-type": ""})) as answer:
         assert answer.status == 200
-    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "p q", "ResponseContentType": "text/x"}, ExpiresIn=60)
+    url = presigner.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "p q", "ResponseContentType": "text/x"}, ExpiresIn=60)
     with urllib.request.urlopen(url) as answer:
         assert digest(answer.read()) == digest(body) and answer.headers["Content-Type"] == "text/x"

@@ -95,9 +95,9 @@ def test_curl(server, environment, bucket, files, tmp_path):
     assert missing == b"404"
 
 
-def test_presigned_by_one_and_fetched_by_another(s3, environment, bucket, files):
-    s3.upload_file(str(files / "small"), bucket, "p/ä &=?#")
-    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "p/ä &=?#"})
+def test_presigned_by_one_and_fetched_by_another(presigner, environment, bucket, files):
+    presigner.upload_file(str(files / "small"), bucket, "p/ä &=?#")
+    url = presigner.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "p/ä &=?#"})
     assert digest(run([need("curl"), "-sSf", url], environment)) == digest(files / "small")
     with urllib.request.urlopen(url) as answer:
         assert digest(answer.read()) == digest(files / "small")
