@@ -27,7 +27,6 @@ pub(super) struct Context {
     pub(super) id: RequestId,
     pub(super) host_id: Rc<str>,
     /// Whether the request came over TLS.
-    #[expect(dead_code, reason = "for operations that answer 501 so far")]
     pub(super) tls: bool,
     /// The operation's bucket, found before the operation runs.
     pub(super) bucket: Option<Rc<Bucket>>,
@@ -60,13 +59,11 @@ impl Service {
     }
 
     /// Who owns every bucket and object.
-    #[expect(dead_code, reason = "for operations that answer 501 so far")]
     pub(super) fn owner(&self) -> &Owner {
         &self.owner
     }
 
     /// The region this server says it is in.
-    #[expect(dead_code, reason = "for operations that answer 501 so far")]
     pub(super) fn region(&self) -> &str {
         self.region.name()
     }

@@ -11,7 +11,6 @@ use crate::s3::checksum::requested::RequestedChecksums;
 use crate::s3::error::ErrorCode;
 
 /// What the checksum headers of a request with a document are about.
-#[expect(dead_code, reason = "for operations that answer 501 so far")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Checksums {
     /// The document, which must have one.

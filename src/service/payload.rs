@@ -25,6 +25,7 @@ pub(super) struct Payload {
     len: u64,
     decoder: Option<ChunkedDecoder>,
     requested: RequestedChecksums,
+    also: Option<Algorithm>,
 }
 
 /// The digests of a payload that arrived whole and is what its client said it is.
@@ -33,6 +34,8 @@ pub(super) struct Received {
     pub(super) md5: [u8; 16],
     /// The client's, or by the default algorithm where it sent none.
     pub(super) checksum: Checksum,
+    /// By the algorithm given to [`Payload::also`].
+    pub(super) also: Option<Checksum>,
 }
 
 impl Payload {
@@ -56,7 +59,7 @@ impl Payload {
                 .with("MaxSizeAllowed", PAYLOAD_LEN_MAX.to_string())
                 .into());
         }
-        Ok(Payload { len, decoder, requested })
+        Ok(Payload { len, decoder, requested, also: None })
     }
 
     /// Bytes of the object.
@@ -65,9 +68,13 @@ impl Payload {
     }
 
     /// The algorithm of the client's checksum, if it sends one.
-    #[expect(dead_code, reason = "for operations that answer 501 so far")]
     pub(super) fn algorithm(&self) -> Option<Algorithm> {
         self.requested.algorithm()
+    }
+
+    /// Computes a checksum by `algorithm` too, whatever the client sends.
+    pub(super) fn also(self, algorithm: Algorithm) -> Payload {
+        Payload { also: Some(algorithm), ..self }
     }
 
     /// Moves the whole body into `writer` and verifies everything that was claimed of it.
@@ -83,6 +90,9 @@ impl Payload {
     ) -> Result<Received> {
         let algorithm = self.requested.algorithm().unwrap_or(default);
         let mut hasher = self.requested.hasher(default);
+        if let Some(also) = self.also {
+            hasher = hasher.checksum(also);
+        }
         let mut received = 0u64;
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(stopped)?;
@@ -112,6 +122,7 @@ impl Payload {
         Ok(Received {
             md5: digests.md5.expect("the hasher always computes the MD5"),
             checksum: digests.checksum(algorithm).expect("the hasher computes what was requested"),
+            also: self.also.and_then(|also| digests.checksum(also)),
         })
     }
 }

@@ -1,7 +1,9 @@
 //! What the engine keeps of an object, in the protocol's terms and back.
 
+use basalt_engine::EngineError;
 use basalt_engine::value::{Checksum as StoredChecksum, Object};
 
+use super::failure::Result;
 use crate::s3::checksum::multipart::ObjectChecksum;
 use crate::s3::checksum::{Algorithm, Checksum};
 use crate::s3::etag::ETag;
@@ -10,8 +12,17 @@ use crate::s3::response::ObjectFacts;
 use crate::s3::time::Timestamp;
 
 pub(super) fn etag(object: &Object) -> ETag {
+    etag_of(object.etag, object.part_count)
+}
+
+pub(super) fn etag_of(md5: [u8; 16], part_count: u32) -> ETag {
     // An upload has at most 10,000 parts.
-    ETag::from_raw(object.etag, u16::try_from(object.part_count).unwrap_or(u16::MAX))
+    ETag::from_raw(md5, u16::try_from(part_count).unwrap_or(u16::MAX))
+}
+
+/// A stored name; every name came in as UTF-8, and common prefixes end where a delimiter of UTF-8 ends.
+pub(super) fn text(name: &[u8]) -> Result<&str> {
+    std::str::from_utf8(name).map_err(|error| EngineError::Damaged(format!("a stored name: {error}")).into())
 }
 
 pub(super) fn modified(object: &Object) -> Timestamp {
