@@ -3,7 +3,7 @@
 //! A framed structure is tried twice: as it is, and sealed anew, so that mutations get past the checksum to the parser
 //! behind it. What decodes must encode to what decodes to the same value.
 
-use basalt_engine::body::directory::DirectoryChunk;
+use basalt_engine::body::directory::{self, Content, DirectoryChunk, DirectoryEntry, Origin, Owner};
 use basalt_engine::checksum::crc32c;
 use basalt_engine::extent::{Column, DiskIndex, ExtentClass, ExtentId, Geometry, Placement};
 use basalt_engine::format::batch::{BATCH_HEADER_LEN, BatchHeader};
@@ -120,9 +120,15 @@ fn batch(data: &[u8]) {
     }
 }
 
+/// What seals chunks here: mutations get behind the seal, which only covers where a chunk lies.
+const ORIGIN: Origin = Origin { shard: 1, epoch: 1, secret: [1; 16] };
+
 fn directory_chunk(data: &[u8]) {
     for bytes in [data.to_vec(), frame::seal(*b"BSLTDIRC", 1, data)] {
-        let _ = DirectoryChunk::decode(&bytes);
+        if let Ok(chunk) = DirectoryChunk::decode(&bytes, &ORIGIN) {
+            assert_eq!(DirectoryChunk::decode(&chunk.encode(&ORIGIN), &ORIGIN).as_ref(), Ok(&chunk));
+            let _ = directory::current(vec![chunk.clone(), chunk]);
+        }
     }
 }
 
@@ -245,14 +251,24 @@ fn batch_sample() -> Vec<u8> {
 }
 
 fn directory_chunk_seeds() -> Vec<Vec<u8>> {
-    let mut out = Encoder::new();
-    out.raw(&[1; 16]);
-    out.u16(2);
-    out.u64(3);
-    out.u64(4);
-    out.u32(0);
-    out.count(0);
-    vec![out.finish(), vec![0; 200]]
+    let owner = Owner { bucket: 5, name: b"name".to_vec(), part: Some(([8; 16], 2)), ..Owner::default() };
+    let entry = DirectoryEntry {
+        block: 0,
+        len: 5000,
+        body_offset: 0,
+        last: true,
+        data_crcs: vec![1, 2],
+        parity_crcs: vec![3],
+        content: Content::Payload,
+        owner,
+    };
+    let placement = Placement {
+        id: ExtentId(9),
+        class: ExtentClass::Data,
+        columns: vec![Column { disk: DiskIndex(0), slot: 4 }],
+    };
+    let chunk = DirectoryChunk { block: 2, epoch: 3, lease: 4, placement, entries: vec![entry] };
+    [framed(&chunk.encode(&ORIGIN)), vec![vec![0; 200]]].concat()
 }
 
 fn index_key_seeds() -> Vec<Vec<u8>> {

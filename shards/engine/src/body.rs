@@ -19,15 +19,17 @@ pub mod stripe;
 pub mod sync;
 #[cfg(test)]
 mod tests;
+pub mod walk;
 pub mod writer;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
 use basalt_reactor::Core;
 
 use self::budget::Budget;
+use self::directory::{CHUNK_LEN_MAX, Content, Origin, Owner};
 pub use self::error::{BodyError, Damage, DeviceError, Fault};
 pub use self::inline::InlineBody;
 pub use self::layout::{Segment, StripedBody};
@@ -57,17 +59,19 @@ pub struct Bodies {
     files: Rc<ArenaFiles>,
     lessor: Rc<dyn Lessor>,
     syncs: SyncGroup,
+    origin: Origin,
+    column_writes: Cell<u64>,
 }
 
 impl BodyCore {
     /// Bodies under way may fill half of the core's arena; the other half is for what is being received and sent.
     ///
     /// # Panics
-    /// If the arena cannot hold one stripe of `geometry`.
+    /// If the arena cannot hold one stripe of `geometry` and a directory chunk.
     #[must_use]
     pub fn new(core: Core, geometry: &Geometry) -> Rc<BodyCore> {
         let capacity = core.arena().usage().capacity;
-        let stripe_len = geometry.columns() * writer::buf_len(u64::from(geometry.strip_len));
+        let stripe_len = geometry.columns() * writer::buf_len(u64::from(geometry.strip_len)) + CHUNK_LEN_MAX;
         assert!(stripe_len <= capacity, "an arena of {capacity} bytes for stripes of {stripe_len}");
         let codec = RefCell::new(Codec::new(geometry.k, geometry.m));
         Rc::new(BodyCore { core, codec, budget: Budget::new((capacity / 2).max(stripe_len)) })
@@ -82,9 +86,14 @@ impl BodyCore {
 
 impl Bodies {
     #[must_use]
-    pub fn new(core: Rc<BodyCore>, files: Rc<ArenaFiles>, lessor: Rc<dyn Lessor>) -> Rc<Bodies> {
+    pub fn new(
+        core: Rc<BodyCore>,
+        files: Rc<ArenaFiles>,
+        lessor: Rc<dyn Lessor>,
+        origin: Origin,
+    ) -> Rc<Bodies> {
         let syncs = SyncGroup::new(core.core.clone(), Rc::clone(&files));
-        Rc::new(Bodies { core, files, lessor, syncs })
+        Rc::new(Bodies { core, files, lessor, syncs, origin, column_writes: Cell::new(0) })
     }
 
     #[must_use]
@@ -98,10 +107,28 @@ impl Bodies {
         &self.syncs
     }
 
-    /// A new body.
+    /// Writes of columns that this core has started on the shard's data files.
     #[must_use]
-    pub fn writer(self: &Rc<Bodies>) -> Writer {
-        Writer::new(Rc::clone(self))
+    pub fn column_writes(&self) -> u64 {
+        self.column_writes.get()
+    }
+
+    /// Whom a body that begins now belongs to.
+    #[must_use]
+    pub fn owner(&self, bucket: u64, name: &[u8]) -> Owner {
+        let mut body = [0; 16];
+        self.core.core.fill_random(&mut body);
+        Owner { body, begun: self.core.core.wall().0, bucket, name: name.to_vec(), part: None }
+    }
+
+    /// A new body.
+    ///
+    /// # Panics
+    /// If the owner's name is longer than [`directory::OWNER_NAME_LEN_MAX`].
+    #[must_use]
+    pub fn writer(self: &Rc<Bodies>, content: Content, owner: Owner) -> Writer {
+        assert!(owner.name.len() <= directory::OWNER_NAME_LEN_MAX, "a name of {} bytes", owner.name.len());
+        Writer::new(Rc::clone(self), content, owner)
     }
 
     /// Reads bytes `range` of a body.

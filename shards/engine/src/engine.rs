@@ -20,6 +20,7 @@ use basalt_reactor::{Core, CoreId, Disk};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 pub use self::body::{BodyReader, BodyWriter, ObjectReader, WrittenBody};
+use crate::body::directory::Origin;
 use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor};
 use crate::buckets::Buckets;
 use crate::deployment::{Deployment, shard_file};
@@ -107,7 +108,9 @@ impl Engine {
                 recovered.push((id, found));
             }
             let lessor = Rc::new(MeshLessor { core: core.clone(), port: port.clone(), owner, shard: id });
-            access.push(ShardAccess { owner, bodies: Bodies::new(Rc::clone(&body_core), files, lessor) });
+            let origin = Origin { shard: id, epoch: superblock.epoch, secret: superblock.hash_seed };
+            let bodies = Bodies::new(Rc::clone(&body_core), files, lessor, origin);
+            access.push(ShardAccess { owner, bodies });
         }
         let inner = Rc::new(Inner {
             core: core.clone(),

@@ -39,6 +39,8 @@ pub enum Fault {
     Short { got: usize },
     /// The disk is not part of the running set.
     Absent,
+    /// A directory chunk that other columns have is not there, or not whole.
+    NoChunk,
 }
 
 impl fmt::Display for Fault {
@@ -48,6 +50,7 @@ impl fmt::Display for Fault {
             Fault::Device(error) => write!(out, "read failed: {error}"),
             Fault::Short { got } => write!(out, "the file ends after {got} bytes"),
             Fault::Absent => write!(out, "the disk is absent"),
+            Fault::NoChunk => write!(out, "no directory chunk where others have one"),
         }
     }
 }

@@ -19,12 +19,6 @@ pub const STRIP_LEN_MAX: u32 = BUF_LEN_MAX as u32;
 /// Most columns of a data extent.
 pub const COLUMN_COUNT_MAX: usize = 20;
 
-/// The part of a column slot kept for directory chunks, as a fraction of the slot.
-const DIRECTORY_FRACTION: u64 = 64;
-
-/// The least that is kept for directory chunks, in bytes.
-pub const DIRECTORY_LEN_MIN: u64 = 64 * 1024;
-
 /// Consecutive stripes of a body in one extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -55,7 +49,8 @@ impl StripedBody {
         let shape = StripeShape::new(geometry);
         let (mut len, mut crc_count) = (0u64, 0u64);
         for segment in &self.segments {
-            let capacity = data_len(geometry)
+            let capacity = geometry
+                .data_slot_len
                 .checked_sub(u64::from(segment.block) * BLOCK_LEN as u64)
                 .ok_or(BodyError::Malformed { what: "a segment starts beyond its column" })?;
             if segment.len == 0 {
@@ -80,22 +75,17 @@ impl StripedBody {
     }
 }
 
-/// Bytes of a data column that bodies may use; the rest of the slot is the directory area.
-#[must_use]
-pub fn data_len(geometry: &Geometry) -> u64 {
-    geometry.data_slot_len.saturating_sub(directory_len(geometry))
-}
-
-/// Bytes at the end of every data column slot that hold directory chunks.
-#[must_use]
-pub fn directory_len(geometry: &Geometry) -> u64 {
-    round_up_to_block(geometry.data_slot_len / DIRECTORY_FRACTION).max(DIRECTORY_LEN_MIN)
-}
-
 /// Checksums of a strip of `strip_len` bytes.
 #[must_use]
 pub fn blocks_per_strip(strip_len: u64) -> u64 {
     strip_len.div_ceil(BLOCK_CRC_LEN)
+}
+
+/// Checksums of `column_len` bytes of one column: full strips and perhaps a shorter one.
+#[must_use]
+pub fn crcs_per_column(geometry: &Geometry, column_len: u64) -> u64 {
+    let strip_len = u64::from(geometry.strip_len);
+    column_len / strip_len * blocks_per_strip(strip_len) + blocks_per_strip(column_len % strip_len)
 }
 
 /// How bodies are cut into stripes: k data strips of at most `strip_len` bytes.
@@ -253,19 +243,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_directory_area_is_a_64th_of_the_slot() {
-        let mut geometry = geometry(1, 0, 4096);
-        assert_eq!((directory_len(&geometry), data_len(&geometry)), (65_536, (1 << 20) - 65_536));
-        geometry.data_slot_len = 1 << 30;
-        assert_eq!(directory_len(&geometry), 16 << 20);
-        geometry.data_slot_len = 4096;
-        assert_eq!(data_len(&geometry), 0);
-    }
-
-    #[test]
     fn a_description_that_contradicts_itself_is_refused() {
         let geometry = geometry(2, 1, 8192);
-        let last = ((data_len(&geometry) - 4096) / 4096) as u32;
+        let last = ((geometry.data_slot_len - 4096) / 4096) as u32;
         assert!(body(0, &[], 0).check(&geometry).is_ok());
         assert!(body(20_000, &[(3, 16_384), (0, 3616)], 4).check(&geometry).is_ok());
         assert!(body(8192, &[(last, 8192)], 2).check(&geometry).is_ok());
@@ -290,11 +270,14 @@ pub(super) mod tests {
         #[test]
         fn agrees_with_counting_bytes(k in 1u8..=5, strip_blocks in 1u32..=20, len in 1usize..300_000) {
             let strip_len = strip_blocks * BLOCK_LEN as u32;
-            let shape = StripeShape::new(&geometry(k, 0, strip_len));
+            let geometry = geometry(k, 0, strip_len);
+            let shape = StripeShape::new(&geometry);
             let columns = naive_columns(usize::from(k), strip_len as usize, len);
             for column in &columns {
                 prop_assert_eq!(column.len() as u64, shape.column_len(len as u64));
             }
+            let per_column = crcs_per_column(&geometry, shape.column_len(len as u64));
+            prop_assert_eq!(per_column * shape.k(), shape.crc_count(len as u64));
             let mut crc_count = 0;
             let mut at = 0;
             while at < len {

@@ -1,6 +1,7 @@
 //! Bodies in the simulated world: written, read, damaged, cut off, against a plain vector of bytes.
 
 mod damage;
+mod directories;
 mod round_trip;
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +15,7 @@ use basalt_reactor::sim::{Config, DiskHandle, Random, World};
 use basalt_reactor::{Core, Disk};
 
 use super::lease::LeaseFuture;
+use super::walk::ExtentDirectory;
 use super::*;
 use crate::extent::{Column, DiskFiles, DiskIndex, ExtentClass};
 
@@ -22,6 +24,13 @@ const EXTENT_COUNT: u64 = 24;
 
 pub(super) fn geometry(k: u8, m: u8, strip_len: u32) -> Geometry {
     Geometry { k, m, strip_len, log_slot_len: 2 << 20, data_slot_len: 1 << 20, table_slot_len: 1 << 20 }
+}
+
+pub(super) const ORIGIN: Origin = Origin { shard: 3, epoch: 5, secret: [7; 16] };
+
+/// A body of payload for some name, begun now.
+pub(super) fn writer(bodies: &Rc<Bodies>) -> Writer {
+    bodies.writer(Content::Payload, bodies.owner(1, b"name"))
 }
 
 /// A set of disks with the files of one shard.
@@ -47,7 +56,7 @@ impl Rig {
                 let disk = Disk::open(&format_core, &disk_path(index)).expect("opens");
                 for name in ["log", "data", "table"] {
                     let file = disk.create_file(name).expect("creates");
-                    file.grow(EXTENT_COUNT << 20).await.expect("has room");
+                    file.grow(EXTENT_COUNT * (2 << 20)).await.expect("has room");
                     file.sync().await.expect("syncs");
                 }
                 disk.sync().await.expect("syncs");
@@ -88,6 +97,11 @@ impl Rig {
         self.world.run(async move { read(&bodies, body, range, places, on_damage).await })
     }
 
+    pub(super) fn walk(&mut self, extent: ExtentId) -> ExtentDirectory {
+        let (bodies, placement) = (Rc::clone(&self.bodies), self.lessor.placement(extent));
+        self.world.run(async move { bodies.walk(&placement).await })
+    }
+
     pub(super) fn on_damage(&self) -> OnDamage {
         let damages = Rc::clone(&self.damages);
         Rc::new(move |damage| damages.borrow_mut().push(damage))
@@ -118,7 +132,7 @@ fn open(core: &Core, geometry: Geometry, lessor: &Rc<TestLessor>, absent: &[usiz
         .collect();
     let files = ArenaFiles::new(geometry, disks);
     let lessor: Rc<dyn Lessor> = Rc::clone(lessor) as Rc<dyn Lessor>;
-    Bodies::new(BodyCore::new(core.clone(), &geometry), files, lessor)
+    Bodies::new(BodyCore::new(core.clone(), &geometry), files, lessor, ORIGIN)
 }
 
 pub(super) async fn write(
@@ -127,7 +141,7 @@ pub(super) async fn write(
     expected: Option<u64>,
     mut random: Random,
 ) -> Result<Written, BodyError> {
-    let mut writer = bodies.writer();
+    let mut writer = writer(bodies);
     if let Some(len) = expected {
         writer.expect(len);
     }
@@ -212,7 +226,7 @@ impl TestLessor {
 
     fn allot(&self, blocks_min: u32, blocks_max: u32) -> Result<Lease, BodyError> {
         assert!(blocks_min > 0 && blocks_min <= blocks_max);
-        let capacity = (layout::data_len(&self.geometry) / 4096) as u32;
+        let capacity = (self.geometry.data_slot_len / 4096) as u32;
         let (mut extent, mut block) = self.next.get();
         if capacity - block < blocks_min {
             (extent, block) = (extent + 1, 0);

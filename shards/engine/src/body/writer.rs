@@ -1,8 +1,8 @@
 //! Writing a body: bytes in, stripes on k+m disks out, durable when [`Writer::finish`] returns.
 //!
 //! Bytes are copied once, to the place in the column buffers where they will lie on disk; a full stripe gets its
-//! checksums and its parity while it is in the cache; and a run of stripes goes out as one long write per column. Few
-//! runs are in flight, so memory is bounded and a slow disk slows the writer down. Where the bytes go is the shard's
+//! checksums and its parity while it is in the cache; and a run of stripes goes out as one long write per column, the
+//! last run of a segment together with the segment's directory chunk ([`super::directory`]). Few runs are in flight, so memory is bounded and a slow disk slows the writer down. Where the bytes go is the shard's
 //! choice ([`super::lease`]).
 
 use std::collections::VecDeque;
@@ -10,10 +10,11 @@ use std::rc::Rc;
 
 use basalt_reactor::arena::BUF_LEN_MAX;
 use basalt_reactor::disk::BLOCK_LEN;
-use basalt_reactor::{Buf, JoinHandle, WriteMode};
+use basalt_reactor::{Buf, JoinHandle, Slice, WriteMode};
 
 use super::Bodies;
 use super::budget::Permit;
+use super::directory::{self, Content, DirectoryChunk, DirectoryEntry, Owner};
 use super::error::{BodyError, DeviceError, Operation};
 use super::layout::{BLOCK_CRC_LEN, Segment, StripeShape, StripedBody};
 use super::lease::Leases;
@@ -37,9 +38,15 @@ pub struct Writer {
     shape: StripeShape,
     /// Bytes still to come, as far as the caller has said so.
     expected: Option<u64>,
+    owner: Owner,
+    content: Content,
     body: StripedBody,
+    segment_blocks: Vec<u32>,
+    /// Index of the open segment's first data checksum, and its parity checksums.
+    segment_crc: usize,
     parity_crcs: Vec<u32>,
     leases: Leases,
+    /// What the open segment lies in.
     lease: Option<OpenLease>,
     lease_len: u64,
     run: Option<Run>,
@@ -51,16 +58,17 @@ pub struct Writer {
 /// A body that is durable but has no name yet.
 pub struct Written {
     pub body: StripedBody,
-    /// CRC32C of every parity block: stripe by stripe, strip by strip, block by block. For the extent's directory.
-    pub parity_crcs: Vec<u32>,
+    /// Blocks that each segment takes in every column, its directory chunk included.
+    pub segment_blocks: Vec<u32>,
     /// Where it lies; released if dropped, so keep them once the record that names the body is handed over.
     pub leases: Leases,
 }
 
 /// What is left of the newest lease.
 struct OpenLease {
+    id: u64,
     placement: Rc<Placement>,
-    /// Next free block, and the end.
+    /// Next free block, and the end of what stripes may take: behind it is room for the chunk.
     block: u32,
     end: u32,
 }
@@ -68,6 +76,8 @@ struct OpenLease {
 /// Stripes being filled: per column one buffer with the run's strips one after the other.
 struct Run {
     columns: Vec<Buf>,
+    /// For the directory chunk, should the segment end in this run.
+    chunk: Buf,
     permit: Permit,
     /// Bytes per column in this run when it is full.
     column_len: usize,
@@ -84,11 +94,15 @@ struct Flight {
 }
 
 impl Writer {
-    pub(super) fn new(bodies: Rc<Bodies>) -> Writer {
+    pub(super) fn new(bodies: Rc<Bodies>, content: Content, owner: Owner) -> Writer {
         Writer {
+            owner,
+            content,
             shape: StripeShape::new(bodies.files.geometry()),
             expected: None,
             body: StripedBody::default(),
+            segment_blocks: Vec::new(),
+            segment_crc: 0,
             parity_crcs: Vec::new(),
             leases: Leases::new(Rc::clone(&bodies.lessor)),
             lease: None,
@@ -124,14 +138,15 @@ impl Writer {
     pub async fn finish(mut self) -> Result<Written, BodyError> {
         self.check_usable()?;
         self.end_last_stripe();
-        self.send_run()?;
+        self.send_run(true)?;
+        self.end_segment(true).await?;
         while !self.flights.is_empty() {
             self.land_oldest().await?;
         }
         self.sync().await?;
         Ok(Written {
             body: std::mem::take(&mut self.body),
-            parity_crcs: std::mem::take(&mut self.parity_crcs),
+            segment_blocks: std::mem::take(&mut self.segment_blocks),
             leases: self.leases.take(),
         })
     }
@@ -152,6 +167,10 @@ impl Writer {
 
     async fn place(&mut self, mut bytes: &[u8]) -> Result<(), BodyError> {
         while !bytes.is_empty() {
+            if self.expected == Some(0) {
+                // More comes than was announced.
+                self.expected = None;
+            }
             if self.run.is_none() {
                 self.open_lease().await?;
                 self.open_run().await;
@@ -163,7 +182,7 @@ impl Writer {
             if run.stripe_filled == run.strip_len * self.shape.k() as usize {
                 self.end_stripe();
                 if self.run.as_ref().is_some_and(Run::is_full) {
-                    self.send_run()?;
+                    self.send_run(false)?;
                     while self.flights.len() > RUNS_IN_FLIGHT_MAX {
                         self.land_oldest().await?;
                     }
@@ -192,16 +211,18 @@ impl Writer {
         if self.lease.as_ref().is_some_and(|lease| lease.room() >= strip_len) {
             return Ok(());
         }
-        let blocks = |bytes: u64| u32::try_from(bytes / BLOCK_LEN as u64).unwrap_or(u32::MAX);
-        let blocks_min = blocks(strip_len);
-        let blocks_max = match self.rest() {
-            Some(rest) => blocks(self.shape.column_len(rest)),
+        self.end_segment(false).await?;
+        let most = directory::segment_column_len_max(self.bodies.files.geometry());
+        let wanted = match self.rest() {
+            Some(rest) => self.shape.column_len(rest),
             None => {
                 let len = self.lease_len.next_multiple_of(self.shape.stripe_len());
                 self.lease_len = (self.lease_len * 2).min(LEASE_LEN_MAX);
-                blocks(self.shape.column_len(len))
+                self.shape.column_len(len)
             }
         };
+        let blocks_min = self.blocks_with_chunk(strip_len);
+        let blocks_max = self.blocks_with_chunk(wanted.min(most));
         let lease = self.bodies.lessor.lease(blocks_min, blocks_max).await?;
         self.leases.push(lease.id);
         let placement = lease.placement;
@@ -219,14 +240,31 @@ impl Writer {
                 self.touched.push((column.disk, self.bodies.syncs.mark(column.disk)));
             }
         }
+        let lent = u64::from(lease.blocks) * BLOCK_LEN as u64;
+        let room = directory::stripes_room(self.bodies.files.geometry(), self.owner.name.len(), lent);
         self.body.segments.push(Segment { extent: placement.id, block: lease.block, len: 0 });
-        self.lease = Some(OpenLease { placement, block: lease.block, end: lease.block + lease.blocks });
+        self.segment_crc = self.body.crcs.len();
+        let end = lease.block + blocks(room);
+        self.lease = Some(OpenLease { id: lease.id, placement, block: lease.block, end });
         Ok(())
+    }
+
+    /// Bytes of the chunk of a segment that takes `column_len` bytes in every column.
+    fn chunk_len(&self, column_len: u64) -> u64 {
+        directory::chunk_len(self.bodies.files.geometry(), self.owner.name.len(), column_len)
+    }
+
+    /// Blocks of a segment that takes `column_len` bytes in every column, its chunk included.
+    fn blocks_with_chunk(&self, column_len: u64) -> u32 {
+        blocks(column_len + self.chunk_len(column_len))
     }
 
     /// Takes memory for as many stripes as lease, expected length and memory allow.
     async fn open_run(&mut self) {
-        let room = self.lease.as_ref().expect("leased before").room();
+        let lease = self.lease.as_ref().expect("leased before");
+        let segment = self.body.segments.last().expect("a lease is for a segment");
+        let sent = u64::from(lease.block - segment.block) * BLOCK_LEN as u64;
+        let room = lease.room();
         let room = self.rest().map_or(room, |rest| room.min(self.shape.column_len(rest)));
         let strip_len = self.shape.strip_len();
         let columns = self.bodies.files.geometry().columns();
@@ -241,9 +279,11 @@ impl Writer {
         // When memory is short, many writers with a stripe each get further than few with a run each.
         let plenty = budget.used() < budget.capacity() / 2;
         let mut column_len = if plenty { longest } else { shortest };
-        let mut permit = budget.reserve(columns * buf_len(column_len)).await;
+        let taken =
+            |column_len: u64| columns * buf_len(column_len) + buf_len(self.chunk_len(sent + column_len));
+        let mut permit = budget.reserve(taken(column_len)).await;
         let arena = self.bodies.core.core.arena();
-        let columns = loop {
+        let bufs = loop {
             let bufs: Option<Vec<Buf>> = (0..columns).map(|_| arena.try_alloc(column_len as usize)).collect();
             if let Some(bufs) = bufs {
                 break bufs;
@@ -256,10 +296,12 @@ impl Writer {
                 break bufs;
             }
             column_len = (column_len / 2 / strip_len * strip_len).max(shortest);
-            permit.shrink(columns * buf_len(column_len));
+            permit.shrink(taken(column_len));
         };
+        let chunk = arena.alloc(self.chunk_len(sent + column_len) as usize).await;
         self.run = Some(Run {
-            columns,
+            columns: bufs,
+            chunk,
             permit,
             column_len: column_len as usize,
             filled: 0,
@@ -301,31 +343,91 @@ impl Writer {
         self.end_stripe();
     }
 
-    /// Starts the writes of the open run, one per column.
-    fn send_run(&mut self) -> Result<(), BodyError> {
+    /// Starts the writes of the open run, one per column. When the segment ends with it, which is known if nothing more
+    /// comes or fits, its chunk is part of the same writes.
+    fn send_run(&mut self, is_last: bool) -> Result<(), BodyError> {
         let Some(run) = self.run.take().filter(|run| run.filled > 0) else { return Ok(()) };
+        let next_strip_len = self.next_strip_len();
         let lease = self.lease.as_mut().expect("a run lies in a lease");
-        let extent = lease.placement.id;
-        let offset = u64::from(lease.block) * BLOCK_LEN as u64;
-        let blocks = (run.filled / BLOCK_LEN) as u32;
-        assert!(lease.block + blocks <= lease.end, "a run beyond its lease");
-        lease.block += blocks;
-        if !(run.filled as u64).is_multiple_of(self.shape.strip_len()) {
-            // Behind a short stripe no other can follow in the same segment.
-            lease.end = lease.block;
-        }
-        self.leases.count(blocks);
-        let permit = Rc::new(run.permit);
-        let mut writes = Vec::with_capacity(run.columns.len());
-        for (column, mut buf) in lease.placement.columns.iter().zip(run.columns) {
+        let block = lease.block;
+        lease.block += blocks(run.filled as u64);
+        assert!(lease.block <= lease.end, "a run beyond its lease");
+        self.leases.count(blocks(run.filled as u64));
+        let is_last = is_last || self.expected == Some(0);
+        // Behind a short stripe no other can follow in the same segment.
+        let is_short = !(run.filled as u64).is_multiple_of(self.shape.strip_len());
+        let placement = Rc::clone(&lease.placement);
+        let ends = is_last || is_short || lease.room() < next_strip_len;
+        let chunk = if ends { self.seal_segment(run.chunk, is_last) } else { None };
+        let columns = run.columns.into_iter().map(|mut buf| {
+            buf.set_len(run.filled);
+            std::iter::once(buf.freeze()).chain(chunk.clone()).collect()
+        });
+        self.send(&placement, block, columns.collect(), run.permit)
+    }
+
+    /// Ends the open segment, if there is one, whose stripes are all on their way.
+    async fn end_segment(&mut self, is_last: bool) -> Result<(), BodyError> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        let (placement, block) = (Rc::clone(&lease.placement), lease.block);
+        let segment = self.body.segments.last().expect("a lease is for a segment");
+        let len = self.chunk_len(u64::from(block - segment.block) * BLOCK_LEN as u64);
+        let permit = self.bodies.core.budget.reserve(buf_len(len)).await;
+        let buf = self.bodies.core.core.arena().alloc(len as usize).await;
+        let Some(chunk) = self.seal_segment(buf, is_last) else { return Ok(()) };
+        let columns = placement.columns.iter().map(|_| vec![chunk.clone()]).collect();
+        self.send(&placement, block, columns, permit)
+    }
+
+    /// Closes the open segment and its lease: its directory chunk, ready to be written behind its last stripe.
+    fn seal_segment(&mut self, mut buf: Buf, is_last: bool) -> Option<Slice> {
+        let lease = self.lease.take()?;
+        let segment = self.body.segments.last().filter(|segment| segment.len > 0)?;
+        let entry = DirectoryEntry {
+            block: segment.block,
+            len: segment.len,
+            body_offset: self.body.len - segment.len,
+            last: is_last,
+            data_crcs: self.body.crcs[self.segment_crc..].to_vec(),
+            parity_crcs: std::mem::take(&mut self.parity_crcs),
+            content: self.content,
+            owner: self.owner.clone(),
+        };
+        let chunk = DirectoryChunk {
+            block: lease.block,
+            epoch: self.bodies.origin.epoch,
+            lease: lease.id,
+            placement: (*lease.placement).clone(),
+            entries: vec![entry],
+        };
+        let bytes = chunk.encode(&self.bodies.origin);
+        buf.set_len(bytes.len());
+        buf.copy_from_slice(&bytes);
+        self.leases.count(blocks(bytes.len() as u64));
+        self.segment_blocks.push(lease.block - segment.block + blocks(bytes.len() as u64));
+        Some(buf.freeze())
+    }
+
+    /// Starts one write per column, of `columns` from `block` on.
+    fn send(
+        &mut self,
+        placement: &Placement,
+        block: u32,
+        columns: Vec<Vec<Slice>>,
+        permit: Permit,
+    ) -> Result<(), BodyError> {
+        let extent = placement.id;
+        let offset = u64::from(block) * BLOCK_LEN as u64;
+        let permit = Rc::new(permit);
+        let mut writes = Vec::with_capacity(columns.len());
+        for (column, bytes) in placement.columns.iter().zip(columns) {
             let disk = column.disk;
             let Some((file, origin)) = self.bodies.files.locate(ExtentClass::Data, *column) else {
                 return Err(BodyError::Absent { disk, extent });
             };
-            buf.set_len(run.filled);
-            let (file, bytes, permit) = (file.clone(), buf.freeze(), Rc::clone(&permit));
+            let (file, permit) = (file.clone(), Rc::clone(&permit));
             writes.push(self.bodies.core.core.spawn(async move {
-                let result = file.write_at(bytes, origin + offset, WriteMode::Volatile).await;
+                let result = file.write_vectored_at(bytes, origin + offset, WriteMode::Volatile).await;
                 drop(permit);
                 result.map_err(|error| BodyError::Device {
                     operation: Operation::Write,
@@ -335,6 +437,7 @@ impl Writer {
                 })
             }));
         }
+        self.bodies.column_writes.set(self.bodies.column_writes.get() + writes.len() as u64);
         self.flights.push_back(Flight { writes });
         Ok(())
     }
@@ -451,6 +554,11 @@ impl Flight {
 fn run_column_len(columns: usize) -> u64 {
     let share = (RUN_LEN_MAX / columns).min(BUF_LEN_MAX);
     1 << share.ilog2()
+}
+
+/// `bytes`, whole blocks of a column, in blocks.
+fn blocks(bytes: u64) -> u32 {
+    u32::try_from(bytes / BLOCK_LEN as u64).expect("a column has less than 2^32 blocks")
 }
 
 /// What a buffer for `len` bytes takes from the arena.

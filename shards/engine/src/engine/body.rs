@@ -9,8 +9,10 @@ use basalt_reactor::Slice;
 use basalt_reactor::disk::BLOCK_LEN;
 
 use super::Engine;
-use crate::body::layout::{BLOCK_CRC_LEN, StripeShape};
-use crate::body::{Bodies, InlineBody, Leases, Reader, StripedBody, Writer};
+use crate::body::directory::{self, Owner};
+use crate::body::layout::BLOCK_CRC_LEN;
+use crate::body::walk::ExtentDirectory;
+use crate::body::{Bodies, InlineBody, Leases, Reader, StripedBody, Writer, Written};
 use crate::checksum::crc32c;
 use crate::error::EngineError;
 use crate::extent::{ExtentId, Placement};
@@ -36,6 +38,7 @@ const BLOB_LEN_MAX: u64 = 64 << 20;
 /// they come. Dropping it gives everything back.
 pub struct BodyWriter {
     bodies: Rc<Bodies>,
+    owner: Owner,
     shard: u16,
     len: u64,
     /// Bytes up to which the body stays inline.
@@ -97,7 +100,8 @@ impl Engine {
     fn body_writer(&self, bucket: u64, name: &[u8], expected: Option<u64>, inline_max: usize) -> BodyWriter {
         let shard = self.shard_of(bucket, name);
         let bodies = Rc::clone(&self.inner.access[usize::from(shard)].bodies);
-        BodyWriter { bodies, shard, len: 0, inline_max, inline: Vec::new(), striped: None, expected }
+        let owner = bodies.owner(bucket, name);
+        BodyWriter { bodies, owner, shard, len: 0, inline_max, inline: Vec::new(), striped: None, expected }
     }
 }
 
@@ -114,7 +118,7 @@ impl BodyWriter {
                 self.inline.extend_from_slice(bytes);
                 return Ok(());
             }
-            let mut writer = self.bodies.writer();
+            let mut writer = self.bodies.writer(directory::Content::Payload, self.owner.clone());
             if let Some(expected) = self.expected {
                 writer.expect(expected);
             }
@@ -138,20 +142,19 @@ impl BodyWriter {
                 return Ok(WrittenBody { shard: self.shard, len: self.len, content });
             }
             // A part without a byte: nothing lies anywhere.
-            let writer = self.bodies.writer();
+            let writer = self.bodies.writer(directory::Content::Payload, self.owner);
             let written = writer.finish().await?;
             let body = PartBody::Striped(Striped::from(&written.body));
             let content = Content::Striped { body, footprint: Vec::new(), leases: written.leases };
             return Ok(WrittenBody { shard: self.shard, len: 0, content });
         };
         let written = writer.finish().await?;
-        let shape = StripeShape::new(self.bodies.geometry());
         let mut footprint = FootprintSum::default();
-        footprint.add(&shape, &written.body);
+        footprint.add(&written);
         let mut leases = written.leases;
         let striped = Striped::from(&written.body);
         let body = if striped.crcs.len() > CRC_COUNT_MAX || striped.segments.len() > SEGMENT_COUNT_MAX {
-            let (map, blob_leases) = write_blob(&self.bodies, &mut footprint, &striped).await?;
+            let (map, blob_leases) = write_blob(&self.bodies, self.owner, &mut footprint, &striped).await?;
             leases.append(blob_leases);
             PartBody::Spilled { map }
         } else {
@@ -166,15 +169,16 @@ impl BodyWriter {
 /// Writes a value that is too long for the index as a body of its own.
 async fn write_blob<T: Value>(
     bodies: &Rc<Bodies>,
+    owner: Owner,
     footprint: &mut FootprintSum,
     value: &T,
 ) -> Result<(Striped, Leases), EngineError> {
     let bytes = value::encode(value);
-    let mut writer = bodies.writer();
+    let mut writer = bodies.writer(directory::Content::Blob, owner);
     writer.expect(bytes.len() as u64);
     writer.write(&bytes).await?;
     let written = writer.finish().await?;
-    footprint.add(&StripeShape::new(bodies.geometry()), &written.body);
+    footprint.add(&written);
     Ok((Striped::from(&written.body), written.leases))
 }
 
@@ -186,14 +190,12 @@ struct FootprintSum {
 }
 
 impl FootprintSum {
-    fn add(&mut self, shape: &StripeShape, body: &StripedBody) {
-        for segment in &body.segments {
-            let blocks = shape.blocks_for(segment.len);
-            let end =
-                u32::try_from(u64::from(segment.block) + blocks).expect("a column has less than 2^32 blocks");
+    /// A segment's directory chunk lives and dies with it.
+    fn add(&mut self, written: &Written) {
+        for (segment, &blocks) in written.body.segments.iter().zip(&written.segment_blocks) {
             let sum = self.extents.entry(segment.extent.0).or_insert((0, 0));
-            sum.0 += blocks * BLOCK_LEN as u64;
-            sum.1 = sum.1.max(end);
+            sum.0 += u64::from(blocks) * BLOCK_LEN as u64;
+            sum.1 = sum.1.max(segment.block + blocks);
         }
     }
 
@@ -229,6 +231,7 @@ pub(super) struct Assembled {
 /// Forms the body of a completed upload from its parts and their footprints.
 pub(super) async fn assemble(
     bodies: &Rc<Bodies>,
+    owner: Owner,
     parts: Vec<Part>,
     footprints: &[Vec<Footprint>],
 ) -> Result<Assembled, EngineError> {
@@ -241,7 +244,7 @@ pub(super) async fn assemble(
         return Ok(Assembled { body: Body::Parts(parts), footprint, blobs: Vec::new(), leases: None });
     }
     let mut blob = FootprintSum::default();
-    let (map, leases) = write_blob(bodies, &mut blob, &parts).await?;
+    let (map, leases) = write_blob(bodies, owner, &mut blob, &parts).await?;
     let blobs = blob.finish()?;
     total.merge(&blobs);
     Ok(Assembled {
@@ -383,6 +386,23 @@ impl ObjectReader {
             }
         }
         Ok(reader)
+    }
+
+    /// The shard that owns the object.
+    #[must_use]
+    pub fn shard(&self) -> u16 {
+        self.shard
+    }
+
+    /// Where `extent`, one of the object's footprint, lies, and what it says of itself.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] when it has no place.
+    pub async fn walk(&self, extent: ExtentId) -> Result<(Rc<Placement>, ExtentDirectory), EngineError> {
+        let bodies = &self.engine.inner.access[usize::from(self.shard)].bodies;
+        let place = place_of(&self.engine, self.shard, &self.places, extent).await?;
+        let directory = bodies.walk(&place).await;
+        Ok((place, directory))
     }
 
     async fn read_blob<T: Value>(&self, map: &Striped) -> Result<T, EngineError> {

@@ -151,7 +151,7 @@ impl Engine {
                 body: item.part.body,
             })
             .collect();
-        let assembled = assemble(bodies, taken, &footprints).await?;
+        let assembled = assemble(bodies, bodies.owner(bucket, name), taken, &footprints).await?;
         let object = Object {
             uuid: [0; 16],
             modified: 0,

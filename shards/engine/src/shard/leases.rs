@@ -11,7 +11,6 @@ use basalt_reactor::disk::BLOCK_LEN;
 
 use super::Shard;
 use super::commit::Change;
-use crate::body::layout::data_len;
 use crate::error::EngineError;
 use crate::extent::{ExtentClass, ExtentId, Placement};
 use crate::format::record::Record;
@@ -53,7 +52,8 @@ impl Leases {
 
 impl Shard {
     fn column_blocks(&self) -> u32 {
-        u32::try_from(data_len(self.files.geometry()) / BLOCK_LEN as u64).expect("a slot is at most 1 TiB")
+        u32::try_from(self.files.geometry().data_slot_len / BLOCK_LEN as u64)
+            .expect("a slot is at most 1 TiB")
     }
 
     /// Lends between `blocks_min` and `blocks_max` blocks per column.

@@ -29,6 +29,7 @@ pub(crate) struct Outcome {
     pub(crate) failed: u64,
     pub(crate) verified: u64,
     pub(crate) listed: u64,
+    pub(crate) described: u64,
     pub(crate) races: u64,
     pub(crate) recovered_batches: u64,
     pub(crate) checkpoints: u64,
@@ -44,6 +45,7 @@ impl Outcome {
         self.failed += other.failed;
         self.verified += other.verified;
         self.listed += other.listed;
+        self.described += other.described;
         self.races += other.races;
         self.recovered_batches += other.recovered_batches;
         self.checkpoints += other.checkpoints;

@@ -46,7 +46,7 @@ impl Layout {
     }
 
     /// Everything tiny, so that extents fill, seal and are freed within a short run.
-    fn geometry(self) -> Geometry {
+    pub(crate) fn geometry(self) -> Geometry {
         Geometry {
             k: self.k,
             m: self.m,

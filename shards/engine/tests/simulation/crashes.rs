@@ -6,6 +6,7 @@ use basalt_reactor::sim::{Crash, Random};
 
 use crate::client::{Outcome, Shared, check, drain, run_client};
 use crate::cluster::{Cluster, Layout};
+use crate::directories::check_directories;
 
 /// Capacity of a simulated disk, bytes.
 const CAPACITY: u64 = 96 << 20;
@@ -34,15 +35,18 @@ impl Scenario {
         let mut world = self.layout.world(self.seed, CAPACITY);
         let shared = Shared::new();
         shared.len_max.set(self.len_max);
+        let disks: Rc<[_]> = self.layout.disk_names().iter().map(|name| world.disk(name)).collect();
         for round in 0..self.rounds {
             let cores = world.boot(1 + self.random.below(3) as u16);
             let (layout, clients, state) = (self.layout, self.clients, Rc::clone(&shared));
+            let disks = Rc::clone(&disks);
             let mut random = self.random.fork();
             // The last round runs to its end, so that every seed verifies at least once.
             let last = round + 1 == self.rounds;
             let work = async move {
                 let cluster = Cluster::start(cores, layout).await;
                 check(&cluster, &state, &mut random).await;
+                check_directories(&cluster.any(&mut random), &state, layout, &disks).await;
                 let count = if last { 15 } else { 400 };
                 let mut running = Vec::new();
                 for _ in 0..clients {
@@ -54,6 +58,7 @@ impl Scenario {
                     client.await.expect("nobody cancels a client");
                 }
                 check(&cluster, &state, &mut random).await;
+                check_directories(&cluster.any(&mut random), &state, layout, &disks).await;
                 drain(&cluster, &state, &mut random).await;
                 for engine in &cluster.engines {
                     let checkpoints = engine.stats().iter().map(|(_, stats)| stats.checkpoints).sum::<u64>();

@@ -175,7 +175,7 @@ fn absent_disks_are_read_around() {
 /// Recovering takes memory that read-ahead may hold; with several readers in a tight arena all of them end.
 #[test]
 fn recovery_in_a_small_arena_ends() {
-    for (seed, arena_len) in [(1, 6 * 65_536), (2, 8 * 65_536), (3, 1 << 20), (4, 2 << 20)] {
+    for (seed, arena_len) in [(1, 7 * 65_536), (2, 9 * 65_536), (3, 1 << 20), (4, 2 << 20)] {
         let mut rig = Rig::new(seed, geometry(4, 2, 65_536), arena_len);
         let bytes = rig.bytes(700_000);
         let body = Rc::new(rig.write(&bytes, None).expect("writes").body);

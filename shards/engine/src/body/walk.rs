@@ -1,0 +1,159 @@
+//! Walking an extent's columns for their directory chunks: what scrub starts from, and what rebuilds a lost index.
+//!
+//! Every block may begin a chunk, so a walk reads a column from its first block to its last, in long reads, and looks at
+//! each. The copies of all present columns are put together: a chunk counts if one column has it, and a column that
+//! lacks one that counts is reported like a damaged block.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use basalt_reactor::disk::BLOCK_LEN;
+
+use super::Bodies;
+use super::directory::{
+    CHUNK_LEN_MAX, CHUNK_MAGIC, DirectoryChunk, DirectoryEntry, SEAL_LEN, SEAL_OFFSET, current,
+};
+use super::error::{Damage, Fault};
+use super::recover::arrived;
+use crate::extent::{ExtentClass, Placement};
+
+/// Bytes of one read.
+const READ_LEN: usize = 256 * 1024;
+
+// A chunk that the end of a read cuts off fits the read that begins with it.
+const _: () = assert!(READ_LEN > CHUNK_LEN_MAX);
+
+/// What one column says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnDirectory {
+    /// In order of their blocks, stale ones included.
+    pub chunks: Vec<DirectoryChunk>,
+    /// Runs that could not be read.
+    pub faults: Vec<Damage>,
+}
+
+/// What an extent says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExtentDirectory {
+    /// In order of their blocks, without those that a younger one overlaps.
+    pub chunks: Vec<DirectoryChunk>,
+    /// Runs that could not be read, and the copies of `chunks` that a present column lacks. A chunk that is not live,
+    /// of a body that a crash cut off, may lack copies without harm.
+    pub faults: Vec<Damage>,
+}
+
+impl ExtentDirectory {
+    /// The segments it describes. One whose body was never committed may be among them.
+    pub fn entries(&self) -> impl Iterator<Item = &DirectoryEntry> {
+        self.chunks.iter().flat_map(|chunk| &chunk.entries)
+    }
+}
+
+impl Bodies {
+    /// Walks all columns of a data extent.
+    pub async fn walk(&self, placement: &Placement) -> ExtentDirectory {
+        let mut found: BTreeMap<Identity, DirectoryChunk> = BTreeMap::new();
+        let mut copies: Vec<BTreeSet<Identity>> = Vec::with_capacity(placement.columns.len());
+        let mut faults = Vec::new();
+        for column in 0..placement.columns.len() {
+            let directory = self.walk_column(placement, column).await;
+            faults.extend(directory.faults);
+            copies.push(directory.chunks.iter().map(identity).collect());
+            // Copies differ after a repair alone, in where columns lie; any will do.
+            found.extend(directory.chunks.into_iter().map(|chunk| (identity(&chunk), chunk)));
+        }
+        let chunks = current(found.into_values().collect());
+        for (column, copies) in copies.iter().enumerate() {
+            if self.files.locate(ExtentClass::Data, placement.columns[column]).is_none() {
+                continue;
+            }
+            for chunk in chunks.iter().filter(|chunk| !copies.contains(&identity(chunk))) {
+                let offset = u64::from(chunk.block) * BLOCK_LEN as u64;
+                let len = chunk.encoded_len() as usize;
+                faults.push(damage(placement, column, offset, len, Fault::NoChunk));
+            }
+        }
+        ExtentDirectory { chunks, faults }
+    }
+
+    /// Walks one column of a data extent.
+    ///
+    /// # Panics
+    /// If the extent has no such column.
+    pub async fn walk_column(&self, placement: &Placement, column: usize) -> ColumnDirectory {
+        let end = self.files.geometry().data_slot_len;
+        let mut directory = ColumnDirectory::default();
+        let Some((file, origin)) = self.files.locate(ExtentClass::Data, placement.columns[column]) else {
+            directory.faults.push(damage(placement, column, 0, end as usize, Fault::Absent));
+            return directory;
+        };
+        let _permit = self.core.budget.reserve(READ_LEN).await;
+        let mut buf = self.core.core.arena().alloc(READ_LEN).await;
+        let mut at = 0;
+        while at < end {
+            let len = (end - at).min(READ_LEN as u64) as usize;
+            buf.set_len(len);
+            let (result, filled) = file.read_at(buf, origin + at).await;
+            buf = filled;
+            if let Err(fault) = arrived(&result, len) {
+                directory.faults.push(damage(placement, column, at, len, fault));
+                at += len as u64;
+                continue;
+            }
+            let is_end = at + len as u64 == end;
+            at += self.scan(placement, at, &buf[..len], is_end, &mut directory.chunks) as u64;
+        }
+        directory
+    }
+
+    /// Takes the chunks out of `bytes`, which lie at `at` in a column; says how many bytes are done with. All of
+    /// them are at the column's end; otherwise a chunk that may be cut off is left.
+    fn scan(
+        &self,
+        placement: &Placement,
+        at: u64,
+        bytes: &[u8],
+        is_end: bool,
+        chunks: &mut Vec<DirectoryChunk>,
+    ) -> usize {
+        let mut offset = 0;
+        while offset < bytes.len() {
+            let block = u32::try_from((at + offset as u64) / BLOCK_LEN as u64)
+                .expect("a column has less than 2^32 blocks");
+            let rest = &bytes[offset..];
+            let sealed = rest.starts_with(&CHUNK_MAGIC)
+                && rest[SEAL_OFFSET..SEAL_OFFSET + SEAL_LEN] == self.origin.seal(placement.id, block);
+            if !sealed {
+                offset += BLOCK_LEN;
+                continue;
+            }
+            match DirectoryChunk::decode(rest, &self.origin) {
+                Ok(chunk) => {
+                    offset += chunk.encoded_len() as usize;
+                    chunks.push(chunk);
+                }
+                Err(_) if rest.len() < CHUNK_LEN_MAX && !is_end && offset > 0 => return offset,
+                // Rotten or overwritten in part: another column has it if it matters.
+                Err(_) => offset += BLOCK_LEN,
+            }
+        }
+        bytes.len()
+    }
+}
+
+/// Block, epoch and lease: what copies of one chunk have in common with no other.
+type Identity = (u32, u64, u64);
+
+fn identity(chunk: &DirectoryChunk) -> Identity {
+    (chunk.block, chunk.epoch, chunk.lease)
+}
+
+fn damage(placement: &Placement, column: usize, offset: u64, len: usize, fault: Fault) -> Damage {
+    Damage {
+        extent: placement.id,
+        column: u8::try_from(column).expect("a set has at most 20 disks"),
+        disk: placement.columns[column].disk,
+        offset,
+        len: u32::try_from(len).unwrap_or(u32::MAX),
+        fault,
+    }
+}

@@ -1,0 +1,130 @@
+//! Extents describe themselves: whatever an object has in stripes is in their directories, with checksums that are those
+//! of the bytes on the disks, parity included.
+
+use std::collections::BTreeMap;
+
+use basalt_engine::Engine;
+use basalt_engine::body::directory::{Content, DirectoryEntry};
+use basalt_engine::body::walk::ExtentDirectory;
+use basalt_engine::checksum::crc32c;
+use basalt_engine::extent::{ExtentId, Placement};
+use basalt_engine::value::{Body, Object, SegmentValue};
+use basalt_reactor::sim::DiskHandle;
+
+use crate::client::{BUCKET, Shared};
+use crate::cluster::Layout;
+
+const BLOCK_LEN: u64 = 4096;
+
+/// Directories by shard and extent; while nobody writes, what they say of live bytes does not change.
+type Walked = BTreeMap<(u16, u64), (Placement, ExtentDirectory)>;
+
+/// Nobody else is at work: every object in stripes is described.
+pub(crate) async fn check_directories(
+    engine: &Engine,
+    shared: &Shared,
+    layout: Layout,
+    disks: &[DiskHandle],
+) {
+    let Some(bucket) = engine.buckets().get(BUCKET) else { return };
+    let mut walked = Walked::new();
+    let keys = shared.model.borrow().keys();
+    for key in keys {
+        let reader = engine.open(bucket.id, key.as_bytes()).await.expect("no device fails here");
+        let Some(reader) = reader else { continue };
+        let (object, shard) = (reader.object(), reader.shard());
+        for print in &object.footprint {
+            if let std::collections::btree_map::Entry::Vacant(entry) = walked.entry((shard, print.extent)) {
+                let (placement, directory) = reader.walk(ExtentId(print.extent)).await.expect("it is pinned");
+                entry.insert(((*placement).clone(), directory));
+            }
+        }
+        if object.footprint.is_empty() {
+            continue;
+        }
+        let described = check_object(object, &key, shard, &walked);
+        for (extent, entry) in &described {
+            assert_eq!(entry.owner.bucket, bucket.id);
+            let (placement, _) = &walked[&(shard, *extent)];
+            check_columns(layout, shard, placement, entry, disks);
+        }
+        shared.outcome.borrow_mut().described += described.len() as u64;
+    }
+}
+
+/// The entries of an object, of which there are just those that its value demands.
+fn check_object<'a>(
+    object: &Object,
+    key: &str,
+    shard: u16,
+    walked: &'a Walked,
+) -> Vec<(u64, &'a DirectoryEntry)> {
+    let (known, payload) = match &object.body {
+        Body::Striped(striped) => (striped, Some(striped)),
+        Body::Spilled { map } => (map, None),
+        other => panic!("key {key} is put whole: {other:?}"),
+    };
+    let first = known.segments[0];
+    let (_, directory) = &walked[&(shard, first.extent)];
+    let first = directory.entries().find(|entry| entry.block == first.block).expect("it is described");
+    let mut described = Vec::new();
+    for print in &object.footprint {
+        let (_, directory) = &walked[&(shard, print.extent)];
+        let own = directory.chunks.iter().filter(|chunk| chunk.entries[0].owner == first.owner);
+        let mut blocks = 0;
+        for chunk in own {
+            // A body that a crash cut off may lack a copy; this one may not.
+            let place = u64::from(chunk.block) * BLOCK_LEN;
+            assert!(directory.faults.iter().all(|fault| fault.offset != place), "{:?}", directory.faults);
+            blocks += u64::from(chunk.end() - chunk.start());
+            described.extend(chunk.entries.iter().map(|entry| (print.extent, entry)));
+            assert!(chunk.end() <= print.end_block, "key {key}: a chunk beyond its footprint");
+        }
+        assert_eq!(blocks * BLOCK_LEN, print.bytes, "key {key}: footprint and directory");
+    }
+    described.sort_by_key(|(_, entry)| (entry.content as u8, entry.body_offset));
+    let mut end = 0;
+    let mut bytes = described.iter().filter(|(_, entry)| entry.content == Content::Payload).peekable();
+    let (mut segments, mut crcs) = (Vec::new(), Vec::new());
+    while let Some((extent, entry)) = bytes.next() {
+        assert_eq!(entry.owner.name, key.as_bytes());
+        assert_eq!(entry.body_offset, end, "key {key}: a hole in what is described");
+        end += entry.len;
+        assert!(entry.last || bytes.peek().is_some(), "key {key}: no end");
+        segments.push(SegmentValue { extent: *extent, block: entry.block, len: entry.len });
+        crcs.extend_from_slice(&entry.data_crcs);
+    }
+    assert_eq!(end, object.len, "key {key}");
+    if let Some(striped) = payload {
+        assert_eq!((segments, crcs), (striped.segments.clone(), striped.crcs.clone()), "key {key}");
+    }
+    described
+}
+
+/// Every checksum of the entry is that of the bytes in its column, as a power cut would leave them.
+fn check_columns(
+    layout: Layout,
+    shard: u16,
+    placement: &Placement,
+    entry: &DirectoryEntry,
+    disks: &[DiskHandle],
+) {
+    let (k, strip_len) = (u64::from(layout.k), u64::from(layout.strip_len));
+    let (mut data, mut parity) = (entry.data_crcs.iter(), entry.parity_crcs.iter());
+    let mut offset = u64::from(entry.block) * BLOCK_LEN;
+    let mut rest = entry.len;
+    while rest > 0 {
+        let len = rest.div_ceil(k).next_multiple_of(BLOCK_LEN).min(strip_len);
+        for (index, column) in placement.columns.iter().enumerate() {
+            let start = u64::from(column.slot) * layout.geometry().data_slot_len + offset;
+            let file = format!("shard-{shard:04}.data");
+            let strip = disks[usize::from(column.disk.0)].read_durable(&file, start, len as usize);
+            // Strips are shorter than a checksum block here.
+            let crcs = if index < usize::from(layout.k) { &mut data } else { &mut parity };
+            assert_eq!(crcs.next(), Some(&crc32c(&strip)), "column {index} of {placement:?} at {offset}");
+        }
+        offset += len;
+        rest -= rest.min(len * k);
+    }
+    assert!(data.next().is_none() && parity.next().is_none());
+}
