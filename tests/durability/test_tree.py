@@ -1,7 +1,7 @@
 """A real tree of files goes up and comes back the same, also when the server is killed on the way.
 
 The tree is a part of the Rust toolchain (or of Python, where that is missing): thousands of small files and some large
-ones. BASALT_TREE_MIB bounds it (120); tests/long takes all of it.
+ones. BASALT_TREE_MIB bounds it (60); tests/long takes all of it.
 """
 
 import os
@@ -17,7 +17,7 @@ import pytest
 
 from harness.server import Server
 
-MIB_MAX = int(os.environ.get("BASALT_TREE_MIB", "120"))
+MIB_MAX = int(os.environ.get("BASALT_TREE_MIB", "60"))
 ATTEMPTS_MAX = 12
 
 

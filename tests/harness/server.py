@@ -125,5 +125,7 @@ class Server:
     def __enter__(self):
         return self.start()
 
-    def __exit__(self, *_):
+    def __exit__(self, failure, *_):
+        if failure:
+            self.kill()  # What the test found is the news, not how the server ends.
         self.discard()
