@@ -91,7 +91,8 @@ impl Engine {
         self.body_writer(bucket, name, expected, inline_max)
     }
 
-    /// Starts a body that goes to data extents whatever its size: a part of an upload.
+    /// Starts a body that goes to data extents whatever its size: a part of an upload, which
+    /// [`BodyWriter::for_part`] names.
     #[must_use]
     pub fn write_part(&self, bucket: u64, name: &[u8], expected: Option<u64>) -> BodyWriter {
         self.body_writer(bucket, name, expected, 0)
@@ -106,6 +107,14 @@ impl Engine {
 }
 
 impl BodyWriter {
+    /// Says which part of which upload the body is, for the extents' directories; before its first byte.
+    #[must_use]
+    pub fn for_part(mut self, upload: [u8; 16], number: u16) -> BodyWriter {
+        debug_assert!(self.striped.is_none(), "the owner is written with the first segment");
+        self.owner.part = Some((upload, number));
+        self
+    }
+
     /// Takes the next bytes. Waiting here is the backpressure the sender feels.
     ///
     /// # Errors

@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use basalt_engine::Engine;
 use basalt_engine::body::directory::{Content, DirectoryEntry};
 use basalt_engine::body::walk::ExtentDirectory;
 use basalt_engine::checksum::crc32c;
 use basalt_engine::extent::{ExtentId, Placement};
 use basalt_engine::value::{Body, Object, SegmentValue};
+use basalt_engine::{Engine, ObjectDraft};
 use basalt_reactor::sim::DiskHandle;
 
 use crate::client::{BUCKET, Shared};
-use crate::cluster::Layout;
+use crate::cluster::{Cluster, Layout};
 
 const BLOCK_LEN: u64 = 4096;
 
@@ -50,6 +50,43 @@ pub(crate) async fn check_directories(
         }
         shared.outcome.borrow_mut().described += described.len() as u64;
     }
+}
+
+/// The parts of an upload are told by upload and number, and stay described when they have become an object.
+#[test]
+fn parts_say_which_they_are() {
+    let layout = Layout { k: 2, m: 1, shards: 2, strip_len: 4096 };
+    let mut world = layout.world(1, 96 << 20);
+    let disks: Vec<DiskHandle> = layout.disk_names().iter().map(|name| world.disk(name)).collect();
+    let cores = world.boot(2);
+    world.run(async move {
+        let cluster = Cluster::start(cores, layout).await;
+        let engine = &cluster.engines[0];
+        let bucket = engine.create_bucket(BUCKET, Vec::new()).await.expect("it is new").id;
+        let upload = engine.create_upload(bucket, b"key", Vec::new(), 0, false).await.expect("it opens");
+        for number in [1, 2, 7] {
+            let bytes = vec![number as u8; 30_000 * usize::from(number)];
+            let mut writer = engine.write_part(bucket, b"key", None).for_part(upload, number);
+            writer.write(&bytes).await.expect("there is room");
+            let body = writer.finish().await.expect("no device fails");
+            engine.put_part(bucket, b"key", upload, number, [0; 16], None, body).await.expect("it is open");
+        }
+        let (_, parts) = engine.all_parts(bucket, b"key", upload).await.expect("it is open");
+        let draft = ObjectDraft::default();
+        engine.complete_upload(bucket, b"key", upload, draft, parts, None).await.expect("all are there");
+        let reader = engine.open(bucket, b"key").await.expect("no device fails").expect("it was put");
+        let mut described = BTreeMap::new();
+        for print in &reader.object().footprint {
+            let (placement, directory) = reader.walk(ExtentId(print.extent)).await.expect("it is pinned");
+            for entry in directory.entries().filter(|entry| entry.owner.name == b"key") {
+                check_columns(layout, reader.shard(), &placement, entry, &disks);
+                let (of, number) = entry.owner.part.expect("all are parts");
+                assert_eq!(of, upload);
+                *described.entry(number).or_insert(0) += entry.len;
+            }
+        }
+        assert_eq!(described, BTreeMap::from([(1, 30_000), (2, 60_000), (7, 210_000)]));
+    });
 }
 
 /// The entries of an object, of which there are just those that its value demands.
