@@ -67,6 +67,9 @@ pub(crate) struct Shard {
     drained: Event,
     background: Event,
     checkpoint_wanted: Cell<bool>,
+    checkpoint_running: Cell<bool>,
+    /// How the last one ended.
+    checkpoint_result: RefCell<Result<(), EngineError>>,
     checkpoint_done: Event,
     checkpoints: Cell<u64>,
 }

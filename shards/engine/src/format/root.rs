@@ -1,7 +1,8 @@
 //! The root of a shard: where its last checkpoint lies and where its log goes on from there.
 //!
-//! Two copies, A and B, one block each, in the file `shard-NNNN.root` on every member; written alternately with
-//! RWF_DSYNC. Everything a shard knows is reached from its newest valid root: the manifest, then the log.
+//! Two copies, A and B, one block each, in the file `shard-NNNN.root` on every member. A checkpoint writes both with
+//! RWF_DSYNC, the second when the first is durable everywhere. Everything a shard knows is reached from its newest valid
+//! root: the manifest, then the log.
 
 use super::codec::{DecodeError, Decoder, Encoder};
 use super::frame::{self, FrameError};

@@ -20,6 +20,7 @@ use crate::extent::{ExtentClass, ExtentId, Placement};
 use crate::format::manifest::{ExtentEntry, Manifest};
 use crate::format::root::{MANIFEST_EXTENT_COUNT_MAX, ROOT_COPY_LEN, Root};
 use crate::index::ObsoleteTable;
+use crate::mutant::Mutant;
 
 /// How long a full or failing shard waits before it tries again to make room.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -88,16 +89,22 @@ impl Shard {
             }
             if self.checkpoint_due() {
                 self.checkpoint_wanted.set(false);
+                self.checkpoint_running.set(true);
                 let result = self.checkpoint().await;
+                self.checkpoint_running.set(false);
+                *self.checkpoint_result.borrow_mut() = result.clone();
                 self.commits.checkpoint_ended();
+                self.checkpoint_done.notify();
                 if let Err(error) = result {
                     tracing::warn!(shard = self.id, %error, "checkpoint failed");
                     self.space.set_full(error == EngineError::NoSpace || self.space.is_full());
-                    self.checkpoint_done.notify();
                     self.core.sleep(RETRY_AFTER).await;
                     self.checkpoint_wanted.set(true);
                 }
-            } else if let Err(error) = self.compact().await {
+            }
+            // After every checkpoint, also when the next is due already: each adds a run of tables, and on a full disk
+            // they follow each other without end.
+            if let Err(error) = self.compact().await {
                 tracing::warn!(shard = self.id, %error, "index compaction failed");
                 self.core.sleep(RETRY_AFTER).await;
             }
@@ -106,9 +113,13 @@ impl Shard {
 
     async fn compact(&self) -> Result<(), EngineError> {
         let Some(compaction) = self.index.choose_compaction() else { return Ok(()) };
-        // Its output is no longer than its input; each table it reads or writes fills one slot at most.
-        let tables = compaction.inputs.len() + compaction.overlapped.len() + 2;
-        self.space.reserve_tables(u32::try_from(tables).unwrap_or(u32::MAX)).await?;
+        if !compaction.moves {
+            // Its output is no longer than its input, but may fill its slots less well.
+            let slot_len = self.files.geometry().table_slot_len;
+            let tables = (compaction.len + compaction.len / 4) / slot_len + 2;
+            let most = (compaction.inputs.len() + compaction.overlapped.len() + 2) as u64;
+            self.space.reserve_tables(u32::try_from(tables.min(most)).unwrap_or(u32::MAX)).await?;
+        }
         self.index.compact(compaction).await?;
         // What it replaced becomes free with the next root.
         self.checkpoint_wanted.set(true);
@@ -132,7 +143,6 @@ impl Shard {
         self.checkpoints.set(self.checkpoints.get() + 1);
         self.space.refresh_full();
         self.commits.retry_spare();
-        self.checkpoint_done.notify();
         Ok(())
     }
 
@@ -149,6 +159,9 @@ impl Shard {
         let (dead, extents): (Vec<_>, Vec<_>) =
             boundary.extents.into_iter().partition(|entry| self.is_dead(entry, boundary.log.extent));
         self.condemn(&dead, true);
+        if Mutant::ExtentsFreedEarly.is_active() {
+            self.free(&dead);
+        }
         let obsolete = self.index.take_obsolete();
         self.obsolete.borrow_mut().pending.extend(obsolete);
         let count = self.obsolete.borrow().pending.len();
@@ -169,7 +182,7 @@ impl Shard {
                     next_extent: boundary.next_extent,
                     clock_floor: self.clock.get(),
                 };
-                self.write_root(&root).await.map(|()| (old, root))
+                self.write_root(root).await.map(|root| (old, root))
             }
             Err(error) => Err(error),
         };
@@ -187,11 +200,20 @@ impl Shard {
         for placement in &old.manifest {
             table.release(placement);
         }
+        drop(table);
+        if !Mutant::ExtentsFreedEarly.is_active() {
+            self.free(&dead);
+        }
+        Ok(())
+    }
+
+    /// Forgets extents and gives their slots back.
+    fn free(&self, dead: &[ExtentEntry]) {
+        let mut table = self.space.extents.borrow_mut();
         for entry in dead {
             table.remove(entry.placement.id);
             table.release(&entry.placement);
         }
-        Ok(())
     }
 
     /// Frees the slots of dropped index tables that no root names and no reader uses any more.
@@ -213,7 +235,10 @@ impl Shard {
             return false;
         }
         let extents = self.space.extents.borrow();
-        extents.get(entry.placement.id).is_some_and(|extent| extent.pin_count == 0 && extent.lease_count == 0)
+        extents.get(entry.placement.id).is_some_and(|extent| {
+            let pinned = extent.pin_count > 0 && !Mutant::PinsIgnored.is_active();
+            !pinned && extent.lease_count == 0
+        })
     }
 
     /// Condemned extents take no new pins: a lookup that finds one has read a value that is superseded, and looks again.
@@ -280,13 +305,24 @@ impl Shard {
                     .await
                     .map_err(|error| fail(&error))?;
             }
-            file.sync().await.map_err(|error| fail(&error))?;
+            if !Mutant::ManifestNotSynced.is_active() {
+                file.sync().await.map_err(|error| fail(&error))?;
+            }
         }
         Ok(())
     }
 
-    /// Makes `root` durable on every disk. A disk that refuses leaves the set divided; writes end there.
-    async fn write_root(&self, root: &Root) -> Result<(), EngineError> {
+    /// Makes `root` durable on every disk, in both copies one after the other, so that at rest no damage to one copy
+    /// brings an older root back, whose extents were given to others since. Returns it with the number of the second
+    /// copy. A disk that refuses leaves the set divided; writes end there.
+    async fn write_root(&self, mut root: Root) -> Result<Root, EngineError> {
+        self.write_root_copy(&root).await?;
+        root.sequence += 1;
+        self.write_root_copy(&root).await?;
+        Ok(root)
+    }
+
+    async fn write_root_copy(&self, root: &Root) -> Result<(), EngineError> {
         let bytes = root.encode();
         let offset = (root.sequence & 1) * ROOT_COPY_LEN as u64;
         for file in &self.roots {

@@ -103,6 +103,10 @@ impl CommitQueue {
         self.prepared.borrow().is_none() && self.successors.borrow().is_empty()
     }
 
+    pub(super) fn checkpoints_ended(&self) -> u64 {
+        self.checkpoints_ended.get()
+    }
+
     pub(super) fn checkpoint_ended(&self) {
         self.checkpoints_ended.set(self.checkpoints_ended.get() + 1);
         self.work.notify();
@@ -203,7 +207,8 @@ impl Shard {
 
     /// Lets one checkpoint begin and end, and what it freed be tried.
     async fn await_checkpoint(&self, log: &LogWriter) {
-        let target = self.commits.checkpoints_ended.get() + 1;
+        // One that is under way already may have begun too early to free what is dead by now.
+        let target = self.commits.checkpoints_ended.get() + if self.checkpoint_running.get() { 2 } else { 1 };
         self.want_checkpoint();
         let over = || {
             let ended = self.commits.checkpoints_ended.get() >= target && self.commits.spare_decided();

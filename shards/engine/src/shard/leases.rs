@@ -68,24 +68,31 @@ impl Shard {
         self.check_healthy()?;
         let column_blocks = self.column_blocks();
         let blocks_min = blocks_min.clamp(1, column_blocks);
-        if self.space.is_full() || self.leases.lent.borrow().len() >= LEASE_COUNT_MAX {
+        if self.leases.lent.borrow().len() >= LEASE_COUNT_MAX {
             return Err(EngineError::NoSpace);
         }
+        let mut waited = false;
         loop {
-            if let Some(grant) = self.lend(blocks_min, blocks_max.max(blocks_min), column_blocks) {
+            if !self.space.is_full()
+                && let Some(grant) = self.lend(blocks_min, blocks_max.max(blocks_min), column_blocks)
+            {
                 return Ok(grant);
             }
-            let _one = self.leases.opening.lock(b"open").await;
-            if self.open_has(blocks_min, column_blocks) {
+            let turn = self.leases.opening.lock(b"open").await;
+            if !self.space.is_full() && self.open_has(blocks_min, column_blocks) {
                 continue;
             }
-            let placement =
-                self.space.allocate(ExtentClass::Data).await.inspect_err(|error| match error {
-                    EngineError::NoSpace => self.want_checkpoint(),
-                    // A failed sync of the arena may have dropped bytes of bodies that were not synced yet, and the
-                    // next sync, which their writers wait for, need not say so.
-                    error => self.fail(error.to_string()),
-                })?;
+            let placement = match self.allocate_data().await {
+                Ok(placement) => placement,
+                // What died since the last checkpoint may be room enough; whether it is, the next one shows.
+                Err(EngineError::NoSpace) if !waited => {
+                    waited = true;
+                    drop(turn);
+                    self.checkpoint_now().await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let id = placement.id;
             let record = Record::ExtentOpened { placement: placement.clone(), nonce: [0; 16] };
             if let Err(error) = self.commit(Change { records: vec![record], payload: Vec::new() }).await {
@@ -97,6 +104,21 @@ impl Shard {
                 self.seal_if_done(old);
             }
         }
+    }
+
+    async fn allocate_data(&self) -> Result<Placement, EngineError> {
+        if self.space.is_full() {
+            return Err(EngineError::NoSpace);
+        }
+        let placed = self.space.allocate(ExtentClass::Data).await;
+        if let Err(error) = &placed
+            && *error != EngineError::NoSpace
+        {
+            // A failed sync of the arena may have dropped bytes of bodies that were not synced yet, and the next sync,
+            // which their writers wait for, need not say so.
+            self.fail(error.to_string());
+        }
+        placed
     }
 
     fn open_has(&self, blocks: u32, column_blocks: u32) -> bool {

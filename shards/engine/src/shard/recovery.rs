@@ -26,6 +26,7 @@ use crate::format::root::{ROOT_COPY_LEN, Root};
 use crate::index::{Index, IndexConfig, IndexManifest};
 use crate::log::replay::{Replay, ReplayedBatch, refuse_unnamed};
 use crate::log::{Batch, LogExtent, LogWriter, prepare_extent};
+use crate::mutant::Mutant;
 use crate::value::{self, Bucket};
 
 /// Index blocks one shard keeps in memory, bytes.
@@ -117,6 +118,8 @@ impl Shard {
             drained: Default::default(),
             background: Default::default(),
             checkpoint_wanted: Cell::new(false),
+            checkpoint_running: Cell::new(false),
+            checkpoint_result: RefCell::new(Ok(())),
             checkpoint_done: Default::default(),
             checkpoints: Cell::new(0),
         });
@@ -160,7 +163,9 @@ impl Shard {
             next_block: 0,
             nonce,
         });
-        if let Some(last) = replayed.last {
+        if Mutant::LastBatchNotRepeated.is_active() {
+            replayed.last.into_iter().for_each(|last| apply_replayed(last, &self.index, &self.space));
+        } else if let Some(last) = replayed.last {
             let payload = vec![last.payload().to_vec()];
             let batch = Batch { records: last.records, payload };
             let appended = log

@@ -17,8 +17,12 @@ use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::index::{NoSpace, TableAllocator};
 use crate::wait::KeyLocks;
 
-/// Table slots that bodies leave free: a flush, a manifest and one compaction step fit.
-const TABLE_SLOT_RESERVE: u64 = 6;
+/// Table slots that bodies leave free.
+const TABLE_SLOT_RESERVE: u64 = 10;
+
+/// Table slots that the log leaves free: a flush, a manifest and one small compaction step fit. These give back what the
+/// log took.
+const TABLE_SLOT_RESERVE_OF_LOG: u64 = 6;
 
 /// Log slots that bodies leave free.
 const LOG_SLOT_RESERVE: u64 = 2;
@@ -118,8 +122,8 @@ impl Space {
         let tables = geometry.table_slot_len * TABLE_SLOT_RESERVE;
         let per_shard = match class {
             ExtentClass::Data => tables + geometry.log_slot_len * LOG_SLOT_RESERVE,
-            // Deletes go on into this, and it comes back with the next checkpoint.
-            ExtentClass::Log => tables / 2,
+            // Deletes go on into the rest, and it comes back with the next checkpoint.
+            ExtentClass::Log => geometry.table_slot_len * TABLE_SLOT_RESERVE_OF_LOG,
             ExtentClass::Table => 0,
         };
         per_shard * self.shard_count
