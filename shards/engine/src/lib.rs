@@ -15,6 +15,7 @@ pub mod extent;
 pub mod format;
 pub mod index;
 mod log;
+pub mod mutant;
 pub mod request;
 mod shard;
 pub mod value;

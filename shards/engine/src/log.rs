@@ -19,6 +19,7 @@ use crate::format::codec::Encoder;
 use crate::format::log_header::LogHeader;
 use crate::format::record::Record;
 use crate::format::root::LogPosition;
+use crate::mutant::Mutant;
 
 /// Bytes at the start of a log extent that hold its header.
 pub(crate) const LOG_HEADER_LEN: u32 = BLOCK_LEN as u32;
@@ -233,7 +234,8 @@ async fn write_replicas(
     data: &Slice,
     offset: u64,
 ) -> Result<(), LogError> {
-    write_columns(core, files, placement, data, offset, WriteMode::Stable).await
+    let mode = if Mutant::LogWriteVolatile.is_active() { WriteMode::Volatile } else { WriteMode::Stable };
+    write_columns(core, files, placement, data, offset, mode).await
 }
 
 /// Writes `data` at `offset` of every column, all at once.

@@ -15,6 +15,7 @@ use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchError, BatchHea
 use crate::format::log_header::LogHeader;
 use crate::format::record::Record;
 use crate::format::root::LogPosition;
+use crate::mutant::Mutant;
 
 /// A batch read back.
 pub(crate) struct ReplayedBatch {
@@ -114,6 +115,9 @@ impl Replay {
         {
             self.extent = next.clone();
             return Ok(Some(self.advance(batch)));
+        }
+        if Mutant::DamagedLogCutOff.is_active() {
+            return Ok(None);
         }
         self.refuse_later_batches(successor.as_ref(), reasons).await?;
         for extent in std::iter::once(&self.extent).chain(&successor) {

@@ -128,7 +128,7 @@ pub(crate) async fn run_client(engine: Engine, shared: Rc<Shared>, mut random: R
     let client = Client { engine, shared, bucket };
     for _ in 0..count {
         let key = key_of(random.below(KEY_COUNT));
-        match random.below(20) {
+        match random.below(21) {
             0..8 => client.put(&key, &mut random).await,
             8..11 => client.delete(&key).await,
             11..15 => client.read(&key, &mut random).await,
@@ -136,6 +136,7 @@ pub(crate) async fn run_client(engine: Engine, shared: Rc<Shared>, mut random: R
             16 => client.swap(&format!("swap-{}", random.below(2)), &mut random).await,
             17 => client.list(&mut random).await,
             18 => client.abandon_put(&key, &mut random).await,
+            19 => client.checkpoint().await,
             _ => client.engine.core().sleep(Duration::from_micros(random.below(3000))).await,
         }
     }
@@ -308,6 +309,14 @@ impl Client {
         self.outcome().races += 1;
     }
 
+    /// More often than the engine would, so that extents are freed and reused all the time.
+    async fn checkpoint(&self) {
+        match self.engine.checkpoint().await {
+            Ok(()) | Err(EngineError::NoSpace) => {}
+            Err(error) => self.shared.note_failure("checkpoint", &error),
+        }
+    }
+
     pub(crate) async fn delete(&self, key: &str) {
         let asked = self.shared.model.borrow().now();
         let write = self.shared.model.borrow_mut().begin(key, None);
@@ -322,7 +331,7 @@ impl Client {
             }
             Fate::Refused => {
                 let full = matches!(result, Err(EngineError::NoSpace));
-                assert!(!full, "a full disk takes deletes");
+                assert!(!full, "a full disk takes deletes: {:?}", self.engine.stats());
                 self.shared.model.borrow_mut().refuse(key, write);
             }
             Fate::Open => {}
@@ -338,7 +347,7 @@ impl Client {
         };
         let content = Content::of(reader.object().etag, reader.object().len);
         self.shared.model.borrow_mut().observe(key, Some(content), asked);
-        if random.below(8) == 0 {
+        if random.below(4) == 0 {
             // A reader that holds its pin for long: whatever is freed meanwhile, its bytes stay.
             self.engine.core().sleep(Duration::from_millis(random.below(80))).await;
         }
@@ -428,6 +437,8 @@ impl Client {
 /// Nobody else is at work: every key holds one possible state, from any core, and LIST agrees, with a delimiter too.
 pub(crate) async fn check(cluster: &Cluster, shared: &Rc<Shared>, random: &mut Random) {
     let engine = cluster.any(random);
+    // What a client abandoned on its way may still happen until here.
+    engine.core().sleep(Duration::from_secs(1)).await;
     let batches = cluster.engines.iter().flat_map(|engine| engine.recovered().iter());
     shared.outcome.borrow_mut().recovered_batches += batches.map(|(_, found)| found.batches).sum::<u64>();
     let Some(bucket) = engine.buckets().get(BUCKET) else {
@@ -438,6 +449,7 @@ pub(crate) async fn check(cluster: &Cluster, shared: &Rc<Shared>, random: &mut R
     let keys = shared.model.borrow().keys();
     let mut present = BTreeSet::new();
     for key in &keys {
+        let asked = shared.model.borrow().now();
         let seen = match engine.lookup(bucket.id, key.as_bytes()).await {
             Ok(object) => object.map(|object| Content::of(object.etag, object.len)),
             Err(error) => {
@@ -445,7 +457,12 @@ pub(crate) async fn check(cluster: &Cluster, shared: &Rc<Shared>, random: &mut R
                 continue;
             }
         };
-        shared.model.borrow_mut().settle(key, seen);
+        if shared.faulty.get() {
+            // A write that failed may be on some disk, and come to light at the next start.
+            shared.model.borrow_mut().observe(key, seen, asked);
+        } else {
+            shared.model.borrow_mut().settle(key, seen);
+        }
         if seen.is_some() {
             present.insert(key.clone());
         }

@@ -7,8 +7,11 @@
 mod client;
 mod cluster;
 mod crashes;
+mod damage;
 mod directories;
+mod faults;
 mod model;
+mod mutants;
 
 use client::Outcome;
 
@@ -36,6 +39,35 @@ fn acknowledged_writes_survive_crashes_of_both_kinds() {
     // The workload must reach what it is meant to test.
     assert!(total.crashes > 0 && total.acknowledged > 0, "{total:?}");
     assert!(total.verified > 0 && total.described > 0, "{total:?}");
+}
+
+#[test]
+fn a_rotten_disk_among_sound_ones_costs_nothing() {
+    let total = run_all(12, damage::one_rotten_disk);
+    assert!(total.verified > 0, "{total:?}");
+}
+
+#[test]
+fn a_damaged_disk_never_gives_wrong_bytes() {
+    let total = run_all(20, damage::one_rotten_copy);
+    assert!(total.verified > 0 && total.failed > 0, "{total:?}");
+}
+
+#[test]
+fn a_damaged_acknowledged_batch_is_refused_with_evidence() {
+    run_all(10, damage::damaged_batch);
+}
+
+#[test]
+fn a_failing_device_never_makes_an_acknowledgement_untrue() {
+    let total = run_all(25, faults::failing_device);
+    assert!(total.failed > 0 && total.verified > 0, "{total:?}");
+}
+
+#[test]
+fn a_full_disk_refuses_puts_alone_and_recovers_again_and_again() {
+    let total = run_all(4, faults::full_disk);
+    assert!(total.refused > 0 && total.verified > 0, "{total:?}");
 }
 
 #[test]
