@@ -34,7 +34,7 @@ pub(in crate::service) async fn upload_part_copy(
     let work = async move {
         let name = key.as_str().as_bytes();
         let algorithm = checksum.effective().algorithm();
-        let mut writer = engine.write_part(bucket, name, Some(len));
+        let mut writer = engine.write_part(bucket, name, Some(len)).for_part(id.0, part_number.get());
         let digests = copy_bytes(&reader, start, len, algorithm, &mut writer).await?;
         let written = writer.finish().await?;
         let etag = digests.md5.expect("a copy computes its MD5");
