@@ -87,6 +87,8 @@ pub enum Ask {
     /// Let no mutation into the bucket any more; answers whether it is empty here once none is under way.
     Fence(u64),
     Unfence(u64),
+    /// Nobody knows whether the fenced bucket is gone: let nothing in, and nothing wait, until the next start.
+    Refuse(u64),
     Stats,
     Checkpoint,
 }

@@ -16,7 +16,7 @@ pub(crate) mod space;
 pub(crate) mod uploads;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use basalt_reactor::{Core, File};
@@ -60,10 +60,11 @@ pub(crate) struct Shard {
     obsolete: RefCell<checkpoint::Obsolete>,
     /// Why the shard takes no writes any more.
     failed: RefCell<Option<String>>,
-    /// Buckets on their way out: no mutation enters them.
-    fenced: RefCell<BTreeSet<u64>>,
+    /// Buckets on their way out: no mutation enters them. What comes waits for how it ends, unless that will not show.
+    fenced: RefCell<BTreeMap<u64, Fence>>,
     /// Mutations under way per bucket, for fencing to wait for.
-    under_way: RefCell<std::collections::BTreeMap<u64, u32>>,
+    under_way: RefCell<BTreeMap<u64, u32>>,
+    /// A mutation left a bucket, or a fence changed.
     drained: Event,
     background: Event,
     checkpoint_wanted: Cell<bool>,
@@ -72,6 +73,14 @@ pub(crate) struct Shard {
     checkpoint_result: RefCell<Result<(), EngineError>>,
     checkpoint_done: Event,
     checkpoints: Cell<u64>,
+}
+
+/// What becomes of a mutation that meets a fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fence {
+    Waits,
+    /// The bucket's home failed while it dropped the record.
+    Refused,
 }
 
 /// Gauges and counters of one shard.

@@ -104,7 +104,12 @@ impl Engine {
             match outcome {
                 Ok(()) => return self.tell_gone(bucket.id).await,
                 // Whether the record is gone shows at the next start; until then nothing may enter the bucket.
-                Err(EngineError::ShardFailed { .. } | EngineError::Closed) => return outcome,
+                Err(EngineError::ShardFailed { .. } | EngineError::Closed) => {
+                    for shard in 0..self.shard_count() {
+                        done(self.ask(shard, Ask::Refuse(bucket.id)).await?)?;
+                    }
+                    return outcome;
+                }
                 Err(_) => {}
             }
         }

@@ -5,8 +5,8 @@
 
 use std::rc::Rc;
 
-use super::Shard;
 use super::commit::Change;
+use super::{Fence, Shard};
 use crate::error::{EngineError, Refused};
 use crate::extent::{ExtentId, Placement};
 use crate::format::record::{InlineSpan, LiveDelta, Record};
@@ -99,9 +99,11 @@ impl Drop for LeaseGuard {
 }
 
 impl Shard {
-    /// Admits a mutation into `bucket`.
-    pub(super) fn enter(self: &Rc<Self>, bucket: u64) -> Result<UnderWay, EngineError> {
-        if self.buckets.by_id(bucket).is_none() || self.fenced.borrow().contains(&bucket) {
+    /// Admits a mutation into `bucket`. While somebody tries to delete it, waits for how that ends: the bucket may stay.
+    pub(super) async fn enter(self: &Rc<Self>, bucket: u64) -> Result<UnderWay, EngineError> {
+        let fence = || self.fenced.borrow().get(&bucket).copied();
+        self.drained.wait_until(|| fence() != Some(Fence::Waits)).await;
+        if self.buckets.by_id(bucket).is_none() || fence().is_some() {
             return Err(EngineError::NoSuchBucket);
         }
         *self.under_way.borrow_mut().entry(bucket).or_insert(0) += 1;
@@ -146,7 +148,7 @@ impl Shard {
     /// [`EngineError`]; nothing has changed then, except after [`EngineError::ShardFailed`], which leaves it open.
     pub(crate) async fn put(self: &Rc<Self>, request: PutObject) -> Result<PutDone, EngineError> {
         let leases = LeaseGuard::new(self, request.leases);
-        let _under_way = self.enter(request.bucket)?;
+        let _under_way = self.enter(request.bucket).await?;
         self.admit_growth().await?;
         let key = key::object(request.bucket, &request.name, VersionOrder::NULL);
         let _lock = if Mutant::KeysUnlocked.is_active() { None } else { Some(self.locks.lock(&key).await) };
@@ -182,7 +184,7 @@ impl Shard {
         name: &[u8],
         guard: Option<Guard>,
     ) -> Result<bool, EngineError> {
-        let _under_way = self.enter(bucket)?;
+        let _under_way = self.enter(bucket).await?;
         let key = key::object(bucket, name, VersionOrder::NULL);
         let _lock = self.locks.lock(&key).await;
         let old = self.current(&key).await?;

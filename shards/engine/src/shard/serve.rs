@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use super::Shard;
 use super::commit::Change;
+use super::{Fence, Shard};
 use crate::error::EngineError;
 use crate::format::record::Record;
 use crate::index::key;
@@ -41,6 +41,11 @@ impl Shard {
             Ask::StoreBucket(bucket) => Reply::Done(self.store_bucket(&bucket).await),
             Ask::DropBucket(bucket) => Reply::Done(self.drop_bucket(&bucket).await),
             Ask::Fence(bucket) => Reply::Empty(self.fence(bucket).await),
+            Ask::Refuse(bucket) => {
+                self.fenced.borrow_mut().insert(bucket, Fence::Refused);
+                self.drained.notify();
+                Reply::Done(Ok(()))
+            }
             Ask::Unfence(bucket) => {
                 self.unfence(bucket);
                 Reply::Done(Ok(()))
@@ -112,10 +117,11 @@ impl Shard {
     /// Lets mutations into `bucket` again, or forgets a bucket that is gone.
     pub(crate) fn unfence(&self, bucket: u64) {
         self.fenced.borrow_mut().remove(&bucket);
+        self.drained.notify();
     }
 
     async fn fence(self: &Rc<Self>, bucket: u64) -> Result<bool, EngineError> {
-        self.fenced.borrow_mut().insert(bucket);
+        self.fenced.borrow_mut().insert(bucket, Fence::Waits);
         self.drained.wait_until(|| !self.under_way.borrow().contains_key(&bucket)).await;
         Ok(!self.has_objects(bucket).await?)
     }

@@ -81,7 +81,7 @@ impl Shard {
         name: &[u8],
         mut upload: Upload,
     ) -> Result<[u8; 16], EngineError> {
-        let _under_way = self.enter(bucket)?;
+        let _under_way = self.enter(bucket).await?;
         self.admit_growth().await?;
         upload.initiated = self.tick();
         let mut id = [0; 16];
@@ -117,7 +117,7 @@ impl Shard {
     /// [`EngineError::NoSuchUpload`] and the like; the part's leases are returned then.
     pub(crate) async fn put_part(self: &Rc<Self>, request: PutPart) -> Result<PutDone, EngineError> {
         let leases = LeaseGuard::new(self, request.leases);
-        let _under_way = self.enter(request.bucket)?;
+        let _under_way = self.enter(request.bucket).await?;
         self.admit_growth().await?;
         let _lock = self.locks.lock(&key::upload(request.bucket, &request.name, request.upload)).await;
         self.open_upload(request.bucket, &request.name, request.upload).await?;
@@ -178,7 +178,7 @@ impl Shard {
         request: CompleteUpload,
     ) -> Result<PutDone, EngineError> {
         let leases = LeaseGuard::new(self, request.leases);
-        let _under_way = self.enter(request.bucket)?;
+        let _under_way = self.enter(request.bucket).await?;
         self.wait_for_index().await?;
         let object_key = key::object(request.bucket, &request.name, VersionOrder::NULL);
         let upload_key = key::upload(request.bucket, &request.name, request.upload);
@@ -235,7 +235,7 @@ impl Shard {
         name: &[u8],
         id: [u8; 16],
     ) -> Result<(), EngineError> {
-        let _under_way = self.enter(bucket)?;
+        let _under_way = self.enter(bucket).await?;
         let upload_key = key::upload(bucket, name, id);
         {
             let _lock = self.locks.lock(&upload_key).await;

@@ -4,6 +4,7 @@
 //! each crash the deployment is opened again, possibly with another number of cores, and every key is compared.
 //! `BASALT_SIM_SEEDS` sets how many seeds each test runs and `BASALT_SIM_SEED` replays one.
 
+mod buckets;
 mod client;
 mod cluster;
 mod crashes;
@@ -12,6 +13,7 @@ mod directories;
 mod faults;
 mod model;
 mod mutants;
+mod uploads;
 
 use client::Outcome;
 
@@ -68,6 +70,18 @@ fn a_failing_device_never_makes_an_acknowledgement_untrue() {
 fn a_full_disk_refuses_puts_alone_and_recovers_again_and_again() {
     let total = run_all(4, faults::full_disk);
     assert!(total.refused > 0 && total.verified > 0, "{total:?}");
+}
+
+#[test]
+fn uploads_complete_as_a_whole_and_give_their_space_back() {
+    let total = run_all(12, uploads::run);
+    assert!(total.crashes > 0 && total.verified > 0, "{total:?}");
+}
+
+#[test]
+fn buckets_come_and_go_without_taking_an_object_along() {
+    let total = run_all(15, buckets::run);
+    assert!(total.crashes > 0 && total.races > 0 && total.verified > 0, "{total:?}");
 }
 
 #[test]
