@@ -12,6 +12,7 @@ use basalt_reactor::disk::BLOCK_LEN;
 use super::Shard;
 use super::commit::Change;
 use crate::error::EngineError;
+use crate::extent::table::Extent;
 use crate::extent::{ExtentClass, ExtentId, Placement};
 use crate::format::record::Record;
 use crate::wait::KeyLocks;
@@ -118,7 +119,21 @@ impl Shard {
             // which their writers wait for, need not say so.
             self.fail(error.to_string());
         }
+        // Large bodies make little log, so the log alone would call for a checkpoint long after their space is needed
+        // again: overwriting would grow the files until the disk is full.
+        if self.has_dead_data() {
+            self.want_checkpoint();
+        }
         placed
+    }
+
+    /// Whether a checkpoint would give back a data extent.
+    fn has_dead_data(&self) -> bool {
+        let extents = self.space.extents.borrow();
+        let is_dead = |extent: &Extent| {
+            extent.sealed && extent.live_len == 0 && extent.lease_count == 0 && !extent.condemned
+        };
+        extents.iter().any(|extent| extent.placement.class == ExtentClass::Data && is_dead(extent))
     }
 
     fn open_has(&self, blocks: u32, column_blocks: u32) -> bool {
