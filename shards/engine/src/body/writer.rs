@@ -357,7 +357,9 @@ impl Writer {
         // Behind a short stripe no other can follow in the same segment.
         let is_short = !(run.filled as u64).is_multiple_of(self.shape.strip_len());
         let placement = Rc::clone(&lease.placement);
-        let ends = is_last || is_short || lease.room() < next_strip_len;
+        // Where nobody knows whether more comes, the chunk waits for it: it says whether the body ends here.
+        let is_full = self.expected.is_some() && lease.room() < next_strip_len;
+        let ends = is_last || is_short || is_full;
         let chunk = if ends { self.seal_segment(run.chunk, is_last) } else { None };
         let columns = run.columns.into_iter().map(|mut buf| {
             buf.set_len(run.filled);
