@@ -29,7 +29,7 @@ pub use self::body::{BodyError, BodyStream};
 pub use self::endpoints::{Probes, Readiness};
 pub use self::id::RequestId;
 pub use self::refusal::refuse;
-pub use self::response::{BodyAborted, BodyWriter, Chunk, Note, Response, ResponseBody};
+pub use self::response::{BodyAborted, BodyWriter, Chunk, Memory, Note, Response, ResponseBody};
 
 /// A request whose head has arrived and passed the limits.
 pub struct Request {

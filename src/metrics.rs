@@ -71,6 +71,10 @@ scalars! {
     ArenaUsed: Gauge "basalt_arena_used_bytes" "Bytes of the buffer arena handed out.";
     ArenaUsedMax: Gauge "basalt_arena_used_max_bytes" "Most bytes of the buffer arena ever handed out at one time.";
     ArenaWaiting: Gauge "basalt_arena_waiting" "Tasks waiting for room in the buffer arena.";
+    MemoryCapacity: Gauge "basalt_request_memory_capacity_bytes" "Memory that requests can be admitted with.";
+    MemoryReserved: Gauge "basalt_request_memory_reserved_bytes" "Memory reserved by requests that were admitted.";
+    MemoryWaiting: Gauge "basalt_request_memory_waiting" "Requests waiting for memory.";
+    MemoryRefused: Counter "basalt_request_memory_refused_total" "Requests answered SlowDown because memory was spent.";
     MeshBacklog: Gauge "basalt_mesh_backlog" "Requests of other cores queued for this one.";
     LogQueue: Gauge "basalt_log_queue" "Mutations waiting for their batch in the write-ahead log.";
     LogBytes: Gauge "basalt_log_bytes" "Bytes of write-ahead log not yet freed.";

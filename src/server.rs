@@ -267,7 +267,7 @@ async fn core_main(
     }
     let service = service::open(&core, &shared, seed).await?;
     let listener = listen(&core, &shared).await?;
-    let CoreService { handler, readiness, minio_bucket_exists, redundancy, locks } = service;
+    let CoreService { handler, readiness, minio_bucket_exists, engine, redundancy, locks } = service;
     let (metrics, log) = (shared.metrics.clone(), shared.log.queue());
     let front = Front::new(FrontParts {
         core: core.clone(),
@@ -294,6 +294,7 @@ async fn core_main(
     while !shared.stop.load(Ordering::Relaxed) {
         core.sleep(WATCH_INTERVAL).await;
         front.round();
+        service::sample(&engine, shared.metrics.core(usize::from(core.id().0)));
     }
     accepting.cancel();
     accepting.await;

@@ -4,6 +4,7 @@
 //! there and whose it is; only then may its body be touched. So everything that can be refused is refused before a
 //! client has sent its upload. Each core has one [`Service`]; nothing in it is shared between cores.
 
+mod admission;
 mod buckets;
 mod context;
 mod copy_object;
@@ -32,7 +33,7 @@ use sha2::{Digest, Sha256};
 use self::context::Context;
 use self::failure::{Failure, Result};
 use crate::config::Credentials;
-use crate::http::{Note, Request, Response, refuse};
+use crate::http::{Memory, Note, Request, Response, refuse};
 use crate::s3::addressing::Addressing;
 use crate::s3::auth::{self, Identity, RegionPolicy, Secret, SigningKeys, authenticate};
 use crate::s3::error::{ErrorCode, S3Error};
@@ -195,8 +196,21 @@ fn refuse_anonymous(operation: &Operation) -> S3Error {
     }
 }
 
-/// Finds the bucket and hands the operation to its function.
+/// Reserves what the operation may take of the core's memory, and carries it out.
 async fn carry_out(context: &mut Context, operation: Operation) -> Result<Response> {
+    let memory = match admission::memory_len(&operation, context.body.content_length()) {
+        0 => None,
+        len => Some(context.engine().admit(len).await?),
+    };
+    let mut response = dispatch(context, operation).await?;
+    if let Some(memory) = memory {
+        response.memory = Some(Memory { unsent_max: u64::MAX, hold: Box::new(memory) });
+    }
+    Ok(response)
+}
+
+/// Finds the bucket and hands the operation to its function.
+async fn dispatch(context: &mut Context, operation: Operation) -> Result<Response> {
     if !matches!(operation, Operation::ListBuckets(_) | Operation::CreateBucket(_))
         && let Some(name) = operation.bucket()
     {

@@ -7,6 +7,8 @@
 mod child;
 #[path = "s3_objects/client.rs"]
 mod client;
+#[path = "s3_objects/overload.rs"]
+mod overload;
 
 use crate::child::{Child, directory};
 use crate::client::{ACCESS_KEY, Client, SECRET_KEY};
@@ -15,16 +17,20 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 struct Server {
-    _child: Child,
+    child: Child,
     client: Client,
 }
 
 fn start(dir: &std::path::Path) -> Server {
+    start_with(dir, &[])
+}
+
+fn start_with(dir: &std::path::Path, more: &[&str]) -> Server {
     let keys = ["--root-access-key", ACCESS_KEY, "--root-secret-key", SECRET_KEY];
-    let arguments = [&["disk", "--cores", cores()][..], &keys].concat();
+    let arguments = [&["disk", "--cores", cores()][..], &keys, more].concat();
     let child = Child::start(dir, &arguments);
     let client = Client::new(child.address);
-    Server { _child: child, client }
+    Server { child, client }
 }
 
 /// Two where the machine has them, so that requests cross cores.

@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use basalt_reactor::Monotonic;
@@ -27,7 +27,7 @@ use super::accept::Front;
 use super::body::{BodyStream, SharedBody};
 use super::limits::{BUFFER_LEN_MAX, HEAD_LEN_MAX, LINGER_LEN_MAX, LINGER_TIME_MAX, URI_LEN_MAX};
 use super::refusal::{SERVER, refusal_bytes, refuse};
-use super::response::{BodyAborted, Chunk, Note, ResponseBody};
+use super::response::{BodyAborted, Chunk, Memory, Note, ResponseBody};
 use super::watch::{Peer, Phase, Verdict};
 use super::wire::{Transport, Wire};
 use super::{Request, RequestId};
@@ -52,6 +52,9 @@ pub(super) struct Connection {
     current: RefCell<Option<Record>>,
     /// The current answer's body has been produced (or dropped) in full.
     produced: Cell<bool>,
+    /// Bytes of the answer's body produced since the socket had taken everything, and who waits for it to do so again.
+    unsent: Cell<u64>,
+    unsent_waker: RefCell<Option<Waker>>,
     /// Status of the answer hyper wanted to give by itself.
     automatic: Cell<Option<u16>>,
     /// The peer may still be sending what nobody is going to read.
@@ -74,6 +77,8 @@ struct Record {
 struct Answer {
     status: StatusCode,
     note: Note,
+    /// Dropped when the answer has left.
+    _memory: Option<Memory>,
 }
 
 /// Serves `transport` until it is over.
@@ -89,6 +94,8 @@ pub(super) async fn serve(front: Rc<Front>, transport: Transport, remote: Socket
         tls,
         current: RefCell::new(None),
         produced: Cell::new(false),
+        unsent: Cell::new(0),
+        unsent_waker: RefCell::new(None),
         automatic: Cell::new(None),
         linger: Cell::new(false),
     });
@@ -168,6 +175,10 @@ impl Connection {
 
     /// The socket has taken everything hyper had.
     pub(super) fn flushed(&self) {
+        self.unsent.set(0);
+        if let Some(waker) = self.unsent_waker.borrow_mut().take() {
+            waker.wake();
+        }
         if self.produced.get() && self.peer.phase.get() == Phase::Active {
             self.finish(true);
             self.enter(Phase::Idle);
@@ -226,11 +237,12 @@ impl Connection {
         response.headers.insert(SERVER_NAME, SERVER);
         response.headers.insert(REQUEST_ID, id.header());
         response.headers.insert(HOST_ID, front.host_id_header.clone());
-        let answer = Answer { status: response.status, note: response.note };
+        let unsent_max = response.memory.as_ref().map_or(u64::MAX, |memory| memory.unsent_max);
+        let answer = Answer { status: response.status, note: response.note, _memory: response.memory };
         if let Some(record) = &mut *self.current.borrow_mut() {
             record.answer = Some(answer);
         }
-        let body = OutgoingBody { body: response.body, connection: self };
+        let body = OutgoingBody { body: response.body, unsent_max, connection: self };
         let mut out = hyper::Response::new(body);
         *out.status_mut() = response.status;
         *out.headers_mut() = response.headers;
@@ -257,6 +269,7 @@ impl Connection {
         self.peer.enter(Phase::Active, started);
         self.peer.body_expired.set(false);
         self.produced.set(false);
+        self.unsent.set(0);
         self.front.metrics().add(Scalar::RequestsInFlight, 1);
         *self.current.borrow_mut() = Some(Record {
             id,
@@ -426,6 +439,8 @@ impl Drop for Watched {
 /// A response's body on its way through hyper.
 struct OutgoingBody {
     body: ResponseBody,
+    /// Bytes that may wait for the socket before more is produced: the memory of a slow reader is bounded by it.
+    unsent_max: u64,
     connection: Rc<Connection>,
 }
 
@@ -438,12 +453,20 @@ impl Body for OutgoingBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, BodyAborted>>> {
         let this = self.get_mut();
+        let unsent = &this.connection.unsent;
+        if unsent.get() >= this.unsent_max {
+            *this.connection.unsent_waker.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(chunk) = frame.data_ref()
-            && let Some(record) = &mut *this.connection.current.borrow_mut()
         {
-            record.sent += bytes::Buf::remaining(chunk) as u64;
+            let len = bytes::Buf::remaining(chunk) as u64;
+            unsent.set(unsent.get() + len);
+            if let Some(record) = &mut *this.connection.current.borrow_mut() {
+                record.sent += len;
+            }
         }
         frame
     }

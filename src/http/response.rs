@@ -4,6 +4,7 @@
 //! sends arena memory in place. A streamed body is a future that writes into a one-chunk slot: it is polled only while
 //! hyper has room, so a slow reader holds two chunks and no more, and it is dropped with its connection.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -25,6 +26,16 @@ pub struct Response {
     pub body: ResponseBody,
     /// What the access log and the metrics should say about the request.
     pub note: Note,
+    /// What the request was admitted with.
+    pub memory: Option<Memory>,
+}
+
+/// Memory reserved for an answer, given back once its last byte has left.
+pub struct Memory {
+    /// Bytes of the body that may wait to be sent before more of it is produced; `u64::MAX` for no bound beyond hyper's.
+    pub unsent_max: u64,
+    /// Whatever stands for the reservation.
+    pub hold: Box<dyn Any>,
 }
 
 /// What only the service knows about a request.
@@ -88,7 +99,13 @@ pub struct BodyWriter {
 
 impl Response {
     pub fn new(status: StatusCode) -> Response {
-        Response { status, headers: HeaderMap::new(), body: ResponseBody::Empty, note: Note::default() }
+        Response {
+            status,
+            headers: HeaderMap::new(),
+            body: ResponseBody::Empty,
+            note: Note::default(),
+            memory: None,
+        }
     }
 
     #[must_use]

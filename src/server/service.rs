@@ -20,6 +20,7 @@ use basalt_reactor::{Core, Disk};
 use super::{START_POLL, Shared, StartError};
 use crate::config::Config;
 use crate::http::{Handler, Readiness};
+use crate::metrics::{CoreMetrics, Scalar};
 use crate::service::{Service, ServiceParts};
 
 /// How long the disks of a process that was killed may stay locked; the kernel needs milliseconds, a slow disk longer.
@@ -32,6 +33,7 @@ pub(super) struct CoreService {
     pub handler: Handler,
     pub readiness: Rc<dyn Fn() -> Readiness>,
     pub minio_bucket_exists: Rc<dyn Fn() -> bool>,
+    pub engine: Engine,
     /// What the deployment survives, in plain words.
     pub redundancy: String,
     /// To be held for as long as the core runs.
@@ -72,11 +74,24 @@ pub(super) async fn open(
     let buckets = engine.clone();
     Ok(CoreService {
         handler: Rc::new(move |request| Box::pin(Rc::clone(&service).handle(request))),
-        readiness: Rc::new(move || readiness(&engine)),
+        readiness: {
+            let engine = engine.clone();
+            Rc::new(move || readiness(&engine))
+        },
         minio_bucket_exists: Rc::new(move || buckets.buckets().get("minio").is_some()),
         redundancy: redundancy(&deployment),
+        engine,
         locks,
     })
+}
+
+/// Takes over what the engine counts itself.
+pub(super) fn sample(engine: &Engine, metrics: &CoreMetrics) {
+    let memory = engine.memory();
+    metrics.set(Scalar::MemoryCapacity, memory.capacity as u64);
+    metrics.set(Scalar::MemoryReserved, memory.used as u64);
+    metrics.set(Scalar::MemoryWaiting, memory.waiting as u64);
+    metrics.set(Scalar::MemoryRefused, memory.refused);
 }
 
 /// Takes the locks. Those of a process that was killed are free once the kernel has ended its writes.

@@ -1,5 +1,9 @@
 //! CopyObject: an object's bytes under another name, read, hashed and written like any other.
 
+use std::ops::Range;
+use std::rc::Rc;
+
+use basalt_engine::body::ReadMemory;
 use basalt_engine::{ObjectDraft, ObjectReader};
 
 use super::context::Context;
@@ -39,8 +43,10 @@ pub(super) async fn copy_object(context: &mut Context, operation: CopyObject) ->
     let (engine, bucket) = (context.engine().clone(), context.bucket().id);
     let work = async move {
         let name = key.as_str().as_bytes();
-        let mut writer = engine.write(bucket, name, Some(reader.object().len));
-        let digests = copy_bytes(&reader, 0, reader.object().len, algorithm, &mut writer).await?;
+        let len = reader.object().len;
+        let (memory, mut writer) =
+            reader.admit_copy(&(0..len), engine.write(bucket, name, Some(len))).await?;
+        let digests = copy_bytes(&reader, 0..len, &memory, algorithm, &mut writer).await?;
         let written = writer.finish().await?;
         let etag = digests.md5.expect("a copy computes its MD5");
         let checksum = digests.checksum(algorithm).map(ObjectChecksum::full);
@@ -76,19 +82,19 @@ fn algorithm_of(reader: &ObjectReader) -> Algorithm {
     stored::checksum(reader.object()).map_or(DEFAULT_ALGORITHM, |checksum| checksum.value().algorithm())
 }
 
-/// Moves `len` bytes from `start` of an open object into `writer`, and gives their MD5 and checksum.
+/// Moves the bytes `range` of an open object through `memory` into `writer`, and gives their MD5 and checksum.
 ///
 /// # Errors
 /// The engine's, reading or writing.
 pub(super) async fn copy_bytes(
     reader: &ObjectReader,
-    start: u64,
-    len: u64,
+    range: Range<u64>,
+    memory: &Rc<ReadMemory>,
     algorithm: Algorithm,
     writer: &mut basalt_engine::BodyWriter,
 ) -> Result<Digests> {
     let mut hasher = Hasher::new().md5().checksum(algorithm);
-    let mut bytes = reader.read(start..start + len).await?;
+    let mut bytes = reader.read_in(range, memory).await?;
     while let Some(piece) = bytes.next().await {
         let piece = piece?;
         hasher.update(&piece);

@@ -2,10 +2,15 @@
 
 use basalt_engine::EngineError;
 use basalt_engine::body::BodyError;
+use http::HeaderValue;
+use http::header::RETRY_AFTER;
 
 use super::precondition;
 use crate::http::RequestId;
 use crate::s3::error::{ErrorCode, S3Error};
+
+/// When a client that was told to slow down may try again.
+const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("1");
 
 /// A refusal of the protocol, or something the engine could not do.
 #[derive(Debug)]
@@ -62,6 +67,9 @@ fn answer_to(error: &EngineError) -> (S3Error, bool) {
         }
         EngineError::Refused(refused) => return (precondition::refusal(*refused), false),
         EngineError::NoSpace => ErrorCode::InsufficientStorage,
+        EngineError::Busy => {
+            return (S3Error::new(ErrorCode::SlowDown).header(RETRY_AFTER, RETRY_AFTER_SECS), false);
+        }
         EngineError::Closed => ErrorCode::ServiceUnavailable,
         EngineError::ShardFailed { .. } => return (ErrorCode::ServiceUnavailable.into(), true),
         EngineError::Body(error) => return answer_to_body(error),
@@ -93,6 +101,7 @@ mod tests {
         let id = RequestId::from_u64(1);
         for (error, status, code) in [
             (EngineError::NoSpace, 507, "InsufficientStorage"),
+            (EngineError::Busy, 503, "SlowDown"),
             (EngineError::Closed, 503, "ServiceUnavailable"),
             (EngineError::ShardFailed { shard: 1, reason: "EIO".to_owned() }, 503, "ServiceUnavailable"),
             (EngineError::Damaged("x".to_owned()), 500, "InternalError"),

@@ -145,7 +145,8 @@ pub(super) async fn upload_part(context: &mut Context, operation: UploadPart) ->
     let checksum = UploadChecksum::of(&upload)?;
     checksum.check_part(payload.algorithm())?;
     let (engine, bucket, name) = (context.engine().clone(), context.bucket().id, key.as_str().as_bytes());
-    let mut writer = engine.write_part(bucket, name, Some(payload.len())).for_part(id.0, part_number.get());
+    let writer = engine.write_part(bucket, name, Some(payload.len())).for_part(id.0, part_number.get());
+    let mut writer = writer.admit().await?;
     let algorithm = checksum.effective().algorithm();
     let received = payload.also(algorithm).receive(&mut context.body, algorithm, &mut writer).await?;
     let written = writer.finish().await?;

@@ -23,7 +23,7 @@ pub(super) async fn put_object(context: &mut Context, operation: PutObject) -> R
         let current = engine.lookup(bucket, name).await?;
         conditions.evaluate(current.as_ref().map(stored::etag))?;
     }
-    let mut writer = engine.write(bucket, name, Some(payload.len()));
+    let mut writer = engine.write(bucket, name, Some(payload.len())).admit().await?;
     let received = payload.receive(&mut context.body, DEFAULT_ALGORITHM, &mut writer).await?;
     let written = writer.finish().await?;
     let checksum = ObjectChecksum::full(received.checksum);

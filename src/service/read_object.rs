@@ -1,17 +1,19 @@
 //! GetObject and HeadObject.
 //!
 //! Both decide by the same facts and answer the same headers. A GET reads its first bytes before its 200 begins, so that
-//! an object that cannot be read is an error and not a broken answer; whatever fails later cuts the connection.
+//! an object that cannot be read is an error and not a broken answer; it has its memory by then, too. Whatever fails later cuts the connection.
 
 use std::ops::Range;
+use std::rc::Rc;
 
+use basalt_engine::body::ReadMemory;
 use basalt_engine::value::Object;
 use basalt_engine::{BodyReader, EngineError, ObjectReader};
 
 use super::context::Context;
 use super::failure::Result;
 use super::stored;
-use crate::http::{BodyAborted, Response, ResponseBody};
+use crate::http::{BodyAborted, Memory, Response, ResponseBody};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::object_key::ObjectKey;
 use crate::s3::operation::ReadObject;
@@ -28,7 +30,9 @@ pub(super) async fn get_object(context: &mut Context, read: ReadObject) -> Resul
         Selection::Partial { start, len } => start..start + len,
     };
     if !range.is_empty() {
-        response.body = body(context, &reader, range).await?;
+        let memory = reader.admit(&range).await?;
+        response.body = body(context, &reader, range, &memory).await?;
+        response.memory = Some(Memory { unsent_max: memory.unsent_max() as u64, hold: Box::new(memory) });
     }
     Ok(response)
 }
@@ -86,9 +90,14 @@ fn decide(read: &ReadObject, object: &Object, part: Option<PartExtent>) -> Resul
     Ok((response, selection))
 }
 
-async fn body(context: &Context, reader: &ObjectReader, range: Range<u64>) -> Result<ResponseBody> {
+async fn body(
+    context: &Context,
+    reader: &ObjectReader,
+    range: Range<u64>,
+    memory: &Rc<ReadMemory>,
+) -> Result<ResponseBody> {
     let len = range.end - range.start;
-    let mut bytes = reader.read(range).await?;
+    let mut bytes = reader.read_in(range, memory).await?;
     let first = match bytes.next().await {
         Some(first) => first?,
         None => return Err(short().into()),

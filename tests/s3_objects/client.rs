@@ -67,6 +67,14 @@ impl Client {
         stream.write_all(sent).unwrap();
     }
 
+    /// Begins a request: sends its head, which announces `announced` bytes of a body that is not signed.
+    pub(crate) fn begin(&self, method: &str, target: &str, announced: u64) -> TcpStream {
+        let head = self.head(method, target, &[], announced, "UNSIGNED-PAYLOAD");
+        let mut stream = self.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    }
+
     /// Announces an upload with `Expect: 100-continue` and gives the first answer, having sent no byte of it.
     pub(crate) fn expecting(&self, target: &str, announced: u64) -> Answer {
         let head = self.head("PUT", target, &[("expect", "100-continue")], announced, "UNSIGNED-PAYLOAD");
@@ -124,7 +132,7 @@ fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-fn read_answer(stream: TcpStream, method: &str) -> Answer {
+pub(crate) fn read_answer(stream: TcpStream, method: &str) -> Answer {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();

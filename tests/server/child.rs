@@ -46,7 +46,7 @@ pub(crate) fn run_to_end(dir: &Path, arguments: &[&str]) -> (Option<i32>, String
 }
 
 pub(crate) struct Child {
-    process: std::process::Child,
+    pub(crate) process: std::process::Child,
     pub(crate) address: SocketAddr,
     pub(crate) banner: String,
     stderr: PathBuf,
@@ -61,7 +61,10 @@ impl Child {
     pub(crate) fn start_with(dir: &Path, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Child {
         let stderr = dir.join("stderr");
         let mut command = command(dir, arguments);
-        command.args(["--listen", "127.0.0.1:0", "--memory", "256MiB"]);
+        command.args(["--listen", "127.0.0.1:0"]);
+        if !arguments.contains(&"--memory") {
+            command.args(["--memory", "256MiB"]);
+        }
         command.stdout(Stdio::piped()).stderr(std::fs::File::create(&stderr).unwrap());
         change(&mut command);
         let mut process = command.spawn().unwrap();

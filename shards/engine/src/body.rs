@@ -28,13 +28,13 @@ use std::rc::Rc;
 
 use basalt_reactor::Core;
 
-use self::budget::Budget;
+use self::budget::{Budget, Permit};
 use self::directory::{CHUNK_LEN_MAX, Content, Origin, Owner};
 pub use self::error::{BodyError, Damage, DeviceError, Fault};
 pub use self::inline::InlineBody;
 pub use self::layout::{Segment, StripedBody};
 pub use self::lease::{Lease, LeaseFuture, LeaseUse, Leases, Lessor};
-pub use self::reader::Reader;
+pub use self::reader::{ReadMemory, Reader};
 use self::stripe::Codec;
 use self::sync::SyncGroup;
 pub use self::writer::{Writer, Written};
@@ -46,11 +46,17 @@ pub type Places = Rc<dyn Fn(ExtentId) -> Option<Rc<Placement>>>;
 /// Told of every block that had to be read around, for repair and for counting.
 pub type OnDamage = Rc<dyn Fn(Damage)>;
 
+/// The part of the arena that recoveries of damaged blocks may fill at one time.
+const RECOVERY_SHARE: usize = 16;
+
 /// What all bodies on one core share: the coder's working memory and the share of the arena they may fill.
 pub struct BodyCore {
     core: Core,
     codec: RefCell<Codec>,
     budget: Rc<Budget>,
+    /// For restoring damaged blocks: apart, because a reader needs it while it holds its working set. It is never held
+    /// longer than disks take.
+    recoveries: Rc<Budget>,
 }
 
 /// Bodies of one shard, as moved by one core.
@@ -64,7 +70,8 @@ pub struct Bodies {
 }
 
 impl BodyCore {
-    /// Bodies under way may fill half of the core's arena; the other half is for what is being received and sent.
+    /// Bodies under way may fill three quarters of the core's arena. The rest is for what no client can hold on to: the
+    /// log's batches, the index, recovery of damaged blocks.
     ///
     /// # Panics
     /// If the arena cannot hold one stripe of `geometry` and a directory chunk.
@@ -74,10 +81,13 @@ impl BodyCore {
         let stripe_len = geometry.columns() * writer::buf_len(u64::from(geometry.strip_len)) + CHUNK_LEN_MAX;
         assert!(stripe_len <= capacity, "an arena of {capacity} bytes for stripes of {stripe_len}");
         let codec = RefCell::new(Codec::new(geometry.k, geometry.m));
-        Rc::new(BodyCore { core, codec, budget: Budget::new((capacity / 2).max(stripe_len)) })
+        let budget = Budget::new((capacity / 4 * 3).max(stripe_len));
+        let workspace_len = recover::workspace_len(geometry, layout::BLOCK_CRC_LEN as usize);
+        let recoveries = Budget::new((capacity / RECOVERY_SHARE).max(workspace_len));
+        Rc::new(BodyCore { core, codec, budget, recoveries })
     }
 
-    /// The share of the arena that bodies may fill, for whoever else fills several buffers at once.
+    /// The memory that requests are admitted with.
     #[must_use]
     pub fn budget(&self) -> &Rc<Budget> {
         &self.budget
@@ -121,6 +131,35 @@ impl Bodies {
         Owner { body, begun: self.core.core.wall().0, bucket, name: name.to_vec(), part: None }
     }
 
+    /// The working set of a body of `expected` bytes (any length if that is not known) under a name of `name_len` bytes:
+    /// what a writer needs to get it to the disks, however slowly.
+    #[must_use]
+    pub fn writer_len(&self, expected: Option<u64>, name_len: usize) -> usize {
+        writer::working_len(self.files.geometry(), expected, name_len)
+    }
+
+    /// Reserves `len` bytes; `None` when memory is spent.
+    pub async fn admit(&self, len: usize) -> Option<Permit> {
+        self.core.budget.admit(&self.core.core, len).await
+    }
+
+    /// Admits a reader of `range_len` bytes of a body of `body_len` bytes: reserves its working set, and `more` bytes for
+    /// what else the read takes. `None` when memory is spent.
+    pub async fn admit_reader(&self, range_len: u64, body_len: u64, more: usize) -> Option<Rc<ReadMemory>> {
+        ReadMemory::admit(&self.core, range_len, body_len, more).await
+    }
+
+    /// As [`Bodies::admit_reader`], together with `writer_len` bytes for the writer of the copy.
+    pub async fn admit_copy(
+        &self,
+        range_len: u64,
+        body_len: u64,
+        more: usize,
+        writer_len: usize,
+    ) -> Option<(Rc<ReadMemory>, Permit)> {
+        ReadMemory::admit_copy(&self.core, range_len, body_len, more, writer_len).await
+    }
+
     /// A new body.
     ///
     /// # Panics
@@ -131,7 +170,7 @@ impl Bodies {
         Writer::new(Rc::clone(self), content, owner)
     }
 
-    /// Reads bytes `range` of a body.
+    /// Reads bytes `range` of a body, in `memory`, or in what the reader waits for itself if there is none.
     ///
     /// # Errors
     /// [`BodyError::Malformed`], [`BodyError::OutOfRange`].
@@ -141,7 +180,8 @@ impl Bodies {
         range: Range<u64>,
         places: Places,
         on_damage: OnDamage,
+        memory: Option<Rc<ReadMemory>>,
     ) -> Result<Reader, BodyError> {
-        Reader::new(Rc::clone(self), body, range, places, on_damage)
+        Reader::new(Rc::clone(self), body, range, places, on_damage, memory)
     }
 }

@@ -8,6 +8,7 @@ mod body;
 mod buckets;
 pub mod objects;
 mod uploads;
+mod write;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,7 +20,9 @@ use basalt_reactor::mesh::{Incoming, Port};
 use basalt_reactor::{Core, CoreId, Disk};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-pub use self::body::{BodyReader, BodyWriter, ObjectReader, WrittenBody};
+pub use self::body::{BodyReader, ObjectReader};
+pub use self::write::{BodyWriter, WrittenBody};
+use crate::body::budget::{BudgetUse, Permit};
 use crate::body::directory::Origin;
 use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor};
 use crate::buckets::Buckets;
@@ -55,6 +58,7 @@ struct Inner {
     /// The shards this core runs.
     shards: BTreeMap<u16, Rc<Shard>>,
     access: Vec<ShardAccess>,
+    body_core: Rc<BodyCore>,
     buckets: Rc<Buckets>,
     /// One lock per bucket name, taken on the core of its home shard.
     bucket_locks: Rc<KeyLocks>,
@@ -119,6 +123,7 @@ impl Engine {
             port,
             shards,
             access,
+            body_core,
             buckets,
             bucket_locks: Rc::default(),
             buckets_told: Cell::new(false),
@@ -191,6 +196,22 @@ impl Engine {
     #[must_use]
     pub fn recovered(&self) -> &[(u16, Recovered)] {
         &self.inner.recovered
+    }
+
+    /// Reserves `len` bytes of memory for a request that is not about one body; they are given back when the result is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`] when they cannot be had in time.
+    pub async fn admit(&self, len: usize) -> Result<Permit, EngineError> {
+        let admitted = self.inner.body_core.budget().admit(&self.inner.core, len).await;
+        admitted.ok_or(EngineError::Busy)
+    }
+
+    /// What has been reserved of this core's memory, and who waits for it.
+    #[must_use]
+    pub fn memory(&self) -> BudgetUse {
+        self.inner.body_core.budget().usage()
     }
 
     /// Gauges of the shards this core runs.

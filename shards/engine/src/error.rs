@@ -26,6 +26,8 @@ pub enum EngineError {
         shard: u16,
         reason: String,
     },
+    /// The core's memory is spent, and was for as long as a request may wait for it.
+    Busy,
     /// The core that owns the shard is shutting down.
     Closed,
     /// Bytes of a body could not be written or read.
@@ -47,6 +49,7 @@ impl std::fmt::Display for EngineError {
             EngineError::ShardFailed { shard, reason } => {
                 write!(f, "shard {shard} takes no writes: {reason}")
             }
+            EngineError::Busy => write!(f, "memory is spent"),
             EngineError::Closed => write!(f, "the engine is closing"),
             EngineError::Body(error) => write!(f, "{error}"),
             EngineError::Damaged(what) => write!(f, "damaged: {what}"),

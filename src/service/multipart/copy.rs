@@ -34,8 +34,10 @@ pub(in crate::service) async fn upload_part_copy(
     let work = async move {
         let name = key.as_str().as_bytes();
         let algorithm = checksum.effective().algorithm();
-        let mut writer = engine.write_part(bucket, name, Some(len)).for_part(id.0, part_number.get());
-        let digests = copy_bytes(&reader, start, len, algorithm, &mut writer).await?;
+        let writer = engine.write_part(bucket, name, Some(len)).for_part(id.0, part_number.get());
+        let range = start..start + len;
+        let (memory, mut writer) = reader.admit_copy(&range, writer).await?;
+        let digests = copy_bytes(&reader, range, &memory, algorithm, &mut writer).await?;
         let written = writer.finish().await?;
         let etag = digests.md5.expect("a copy computes its MD5");
         let value =

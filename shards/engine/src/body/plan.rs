@@ -12,6 +12,7 @@ use basalt_reactor::disk::BLOCK_LEN;
 
 use super::error::BodyError;
 use super::layout::{BLOCK_CRC_LEN, StripeShape, StripedBody, blocks_per_strip};
+use super::writer::buf_len;
 use crate::extent::{ExtentId, Geometry};
 
 /// Bytes of one group of reads at most: what one arena buffer can hold, should all lie in one column.
@@ -72,6 +73,12 @@ impl ReadGroup {
     #[must_use]
     pub fn read_len(&self) -> usize {
         self.reads.iter().map(|read| read.len).sum()
+    }
+
+    /// Bytes of the buffers that they take.
+    #[must_use]
+    pub fn buffers_len(&self) -> usize {
+        self.reads.iter().map(|read| buf_len(read.len as u64)).sum()
     }
 }
 

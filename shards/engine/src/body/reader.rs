@@ -4,8 +4,9 @@
 //! it leaves; a bad or missing one is restored from the other columns ([`super::recover`]) and reported, and the
 //! consumer does not notice.
 //!
-//! A reader waits for arena memory only while it holds none: read-ahead takes what is free, and a recovery that finds
-//! too little free gives the read-ahead back first. So readers cannot wait for one another.
+//! A reader has a working set ([`ReadMemory`]), reserved before its first read: room for a block that is read and for those
+//! that its consumer has not sent yet. Read-ahead takes what is there beyond it and never waits; a recovery has memory of
+//! its own, and gives the read-ahead back when it has to wait. So readers cannot wait for one another, nor for slow clients.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -13,19 +14,37 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use basalt_reactor::arena::ArenaUse;
+use basalt_reactor::disk::BLOCK_LEN as DEVICE_BLOCK_LEN;
 use basalt_reactor::{Buf, Slice};
 
+use super::budget::{BudgetUse, Permit};
 use super::error::{BodyError, Fault};
 use super::join::Boxed;
 use super::layout::{BLOCK_CRC_LEN, StripedBody};
 use super::plan::{Block, GROUP_LEN_MAX, ReadGroup, ReadPlan};
 use super::recover::{Target, Workspace, arrived, check, recover};
-use super::{Bodies, OnDamage, Places};
+use super::writer::buf_len;
+use super::{Bodies, BodyCore, OnDamage, Places};
 use crate::extent::{ExtentClass, Placement};
 
 /// Bytes a reader reads ahead while memory is plentiful.
 pub const READ_AHEAD_MAX: usize = 2 << 20;
+
+/// Longest checksum block, in bytes: the least that is read at one time.
+const BLOCK_LEN_MAX: usize = BLOCK_CRC_LEN as usize;
+
+/// Bytes of a body that its consumer may hold unsent when memory is plentiful, and when it is short.
+const UNSENT_LEN_MAX: usize = 256 << 10;
+const UNSENT_LEN_MIN: usize = BLOCK_LEN_MAX;
+
+/// The memory that a body is read in. It is to live until the last byte handed out has been sent.
+pub struct ReadMemory {
+    permit: Permit,
+    /// What the permit began with and never falls below, and what the whole range could take at most.
+    len_min: usize,
+    len_max: usize,
+    unsent_max: usize,
+}
 
 /// A range of a body on its way out.
 pub struct Reader {
@@ -35,8 +54,11 @@ pub struct Reader {
     on_damage: OnDamage,
     plan: ReadPlan,
     end: u64,
+    memory: Option<Rc<ReadMemory>>,
     /// Reads under way, in body order.
     flights: VecDeque<Flight>,
+    /// What the last two groups took from the arena, whose bytes were handed out and may not be sent yet.
+    handed: [usize; 2],
     failed: bool,
 }
 
@@ -63,10 +85,23 @@ impl Reader {
         range: Range<u64>,
         places: Places,
         on_damage: OnDamage,
+        memory: Option<Rc<ReadMemory>>,
     ) -> Result<Reader, BodyError> {
         let end = range.end;
         let plan = ReadPlan::new(bodies.files.geometry(), &body, range)?;
-        Ok(Reader { bodies, body, places, on_damage, plan, end, flights: VecDeque::new(), failed: false })
+        let flights = VecDeque::new();
+        Ok(Reader {
+            bodies,
+            body,
+            places,
+            on_damage,
+            plan,
+            end,
+            memory,
+            flights,
+            handed: [0; 2],
+            failed: false,
+        })
     }
 
     /// The next bytes of the range, verified; `None` at its end or after an error.
@@ -97,16 +132,41 @@ impl Reader {
     }
 
     fn drop_finished(&mut self) {
-        if self.flights.front().is_some_and(|flight| flight.next == flight.group.blocks.len()) {
-            self.flights.pop_front();
+        if self.flights.front().is_some_and(|flight| flight.next == flight.group.blocks.len())
+            && let Some(flight) = self.flights.pop_front()
+        {
+            self.hand_over(flight.group.buffers_len());
         }
+    }
+
+    /// A buffer of `len` bytes is the consumer's now, and an older one sent by the time it asks for more.
+    fn hand_over(&mut self, len: usize) {
+        self.handed = [self.handed[1], len];
+        let held = self.held();
+        if let Some(memory) = &self.memory {
+            memory.shrink(held);
+        }
+    }
+
+    /// Bytes of the arena that this reader and its consumer may hold.
+    fn held(&self) -> usize {
+        self.flights.iter().map(|flight| flight.group.buffers_len()).chain(self.handed).sum()
     }
 
     /// Starts reads until enough of them are under way, at least one.
     async fn read_ahead(&mut self) -> Result<(), BodyError> {
+        let memory = match &self.memory {
+            Some(memory) => Rc::clone(memory),
+            None => {
+                let len_max = ReadMemory::len_max(self.end, self.body.len);
+                let len = ReadMemory::len_min(len_max, UNSENT_LEN_MIN);
+                let permit = self.bodies.core.budget.reserve(len).await;
+                Rc::clone(self.memory.insert(ReadMemory::new(permit, len_max, UNSENT_LEN_MIN)))
+            }
+        };
         loop {
             let arena = self.bodies.core.core.arena();
-            let allowance = read_ahead_max(arena.usage());
+            let allowance = read_ahead_max(self.bodies.core.budget.usage());
             let group_len_max = allowance.min(GROUP_LEN_MAX);
             let queued: usize = self.flights.iter().map(|flight| flight.group.read_len()).sum();
             if !self.flights.is_empty() && queued + group_len_max > allowance {
@@ -115,8 +175,10 @@ impl Reader {
             // Worked on as a copy: a dropped future must not leave a gap in the plan.
             let mut plan = self.plan;
             let Some(mut group) = plan.next_group(&self.body, group_len_max) else { return Ok(()) };
-            let mut bufs: Option<Vec<Buf>> =
-                group.reads.iter().map(|read| arena.try_alloc(read.len)).collect();
+            let mut bufs: Option<Vec<Buf>> = None;
+            if memory.try_grow(self.held() + group.buffers_len()) {
+                bufs = group.reads.iter().map(|read| arena.try_alloc(read.len)).collect();
+            }
             if bufs.is_none() {
                 if !self.flights.is_empty() {
                     return Ok(());
@@ -188,18 +250,92 @@ impl Reader {
         } else {
             self.plan.seek(&self.body, after);
         }
+        self.hand_over(buf_len(restored.len() as u64));
         Ok(restored.slice(block.answer))
     }
 }
 
-/// How far to read ahead: less as the arena fills, for then it is better that all readers get on.
-fn read_ahead_max(usage: ArenaUse) -> usize {
-    if usage.used < usage.capacity / 2 {
+/// How far to read ahead: less as memory is given away, for then it is better that all readers get on.
+fn read_ahead_max(usage: BudgetUse) -> usize {
+    if usage.used < usage.capacity / 4 {
         READ_AHEAD_MAX
-    } else if usage.used < usage.capacity / 4 * 3 {
+    } else if usage.used < usage.capacity / 2 {
         READ_AHEAD_MAX / 4
     } else {
-        BLOCK_CRC_LEN as usize
+        BLOCK_LEN_MAX
+    }
+}
+
+impl ReadMemory {
+    /// What reading `range_len` bytes of a body of `body_len` bytes can take from the arena in all.
+    fn len_max(range_len: u64, body_len: u64) -> usize {
+        // Neither end of the range needs to be the end of a block.
+        let blocks = (range_len / BLOCK_CRC_LEN + 2).saturating_mul(BLOCK_CRC_LEN);
+        // An inline body begins and ends anywhere in a block of the device.
+        let whole = body_len.saturating_add(2 * DEVICE_BLOCK_LEN as u64);
+        let len = blocks.min(whole).checked_next_power_of_two().unwrap_or(u64::MAX);
+        usize::try_from(len).unwrap_or(usize::MAX)
+    }
+
+    /// What a reader needs to get on, however slowly: one block that is read, one that waits to be taken over, and what
+    /// its consumer holds back before it asks for more.
+    fn len_min(len_max: usize, unsent_max: usize) -> usize {
+        len_max.min(unsent_max + 2 * BLOCK_LEN_MAX)
+    }
+
+    fn new(permit: Permit, len_max: usize, unsent_max: usize) -> Rc<ReadMemory> {
+        Rc::new(ReadMemory { len_min: permit.len(), len_max: permit.len().max(len_max), permit, unsent_max })
+    }
+
+    /// Reserves what a reader of `range_len` bytes of a body of `body_len` bytes needs, and `more` bytes for what else the read
+    /// takes. `None` when that cannot be had in time.
+    pub(super) async fn admit(
+        bodies: &BodyCore,
+        range_len: u64,
+        body_len: u64,
+        more: usize,
+    ) -> Option<Rc<ReadMemory>> {
+        let len_max = ReadMemory::len_max(range_len, body_len);
+        let len = |unsent_max| ReadMemory::len_min(len_max, unsent_max).saturating_add(more);
+        if let Some(permit) = bodies.budget.try_extra(len(UNSENT_LEN_MAX)) {
+            return Some(ReadMemory::new(permit, len_max.saturating_add(more), UNSENT_LEN_MAX));
+        }
+        let permit = bodies.budget.admit(&bodies.core, len(UNSENT_LEN_MIN)).await?;
+        Some(ReadMemory::new(permit, len_max.saturating_add(more), UNSENT_LEN_MIN))
+    }
+
+    /// As [`ReadMemory::admit`], together with `writer_len` bytes for whoever writes what is read.
+    pub(super) async fn admit_copy(
+        bodies: &BodyCore,
+        range_len: u64,
+        body_len: u64,
+        more: usize,
+        writer_len: usize,
+    ) -> Option<(Rc<ReadMemory>, Permit)> {
+        let len_max = ReadMemory::len_max(range_len, body_len);
+        let len = ReadMemory::len_min(len_max, UNSENT_LEN_MIN).saturating_add(more);
+        let permit = bodies.budget.admit(&bodies.core, len.saturating_add(writer_len)).await?;
+        let writer = permit.split(writer_len);
+        Some((ReadMemory::new(permit, len_max.saturating_add(more), UNSENT_LEN_MIN), writer))
+    }
+
+    /// Reserves what it takes that reader and consumer hold `held` bytes, and the reader can still get on.
+    fn try_grow(&self, held: usize) -> bool {
+        self.permit.try_grow(self.len_for(held))
+    }
+
+    fn shrink(&self, held: usize) {
+        self.permit.shrink(self.len_for(held));
+    }
+
+    fn len_for(&self, held: usize) -> usize {
+        (held + self.unsent_max + BLOCK_LEN_MAX).clamp(self.len_min, self.len_max)
+    }
+
+    /// Bytes that may have been handed out and not sent before more is asked for.
+    #[must_use]
+    pub fn unsent_max(&self) -> usize {
+        self.unsent_max
     }
 }
 
@@ -259,10 +395,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn read_ahead_shrinks_as_the_arena_fills() {
-        let max = |used| read_ahead_max(ArenaUse { capacity: 100, used, used_max: 100, waiting: 0 });
-        assert_eq!((max(0), max(49)), (READ_AHEAD_MAX, READ_AHEAD_MAX));
-        assert_eq!((max(50), max(74)), (READ_AHEAD_MAX / 4, READ_AHEAD_MAX / 4));
-        assert_eq!((max(75), max(100)), (65_536, 65_536));
+    fn read_ahead_shrinks_as_memory_is_given_away() {
+        let max = |used| read_ahead_max(BudgetUse { capacity: 100, used, waiting: 0, refused: 0 });
+        assert_eq!((max(0), max(24)), (READ_AHEAD_MAX, READ_AHEAD_MAX));
+        assert_eq!((max(25), max(49)), (READ_AHEAD_MAX / 4, READ_AHEAD_MAX / 4));
+        assert_eq!((max(50), max(100)), (65_536, 65_536));
+    }
+
+    #[test]
+    fn a_working_set_is_what_the_range_can_take_and_bounded() {
+        let sets = |range_len, body_len| {
+            let len_max = ReadMemory::len_max(range_len, body_len);
+            (
+                ReadMemory::len_min(len_max, UNSENT_LEN_MIN) >> 10,
+                ReadMemory::len_min(len_max, UNSENT_LEN_MAX) >> 10,
+            )
+        };
+        assert_eq!(sets(4096, 4096), (16, 16));
+        assert_eq!(sets(1, 1 << 40), (128, 128), "a block, or two if it lies across a border");
+        assert_eq!(sets(1 << 20, 1 << 20), (192, 384));
+        assert_eq!(sets(u64::MAX, u64::MAX), (192, 384));
     }
 }

@@ -17,7 +17,7 @@ use super::layout::StripedBody;
 use super::plan::Block;
 use super::writer::buf_len;
 use crate::checksum::crc32c;
-use crate::extent::{ArenaFiles, ExtentClass, Placement};
+use crate::extent::{ArenaFiles, ExtentClass, Geometry, Placement};
 
 /// Choices of parity blocks tried for one damaged block at most.
 const CHOICES_MAX: usize = 64;
@@ -29,20 +29,25 @@ pub(super) struct Workspace {
     _permit: Permit,
 }
 
+/// What a recovery of a block of `block_len` bytes takes from the arena.
+pub(super) fn workspace_len(geometry: &Geometry, block_len: usize) -> usize {
+    geometry.columns() * buf_len(block_len as u64)
+}
+
 impl Workspace {
     /// What is free now; `None` when that is too little.
     pub(super) fn try_new(bodies: &Bodies, block_len: usize) -> Option<Workspace> {
         let columns = bodies.files.geometry().columns();
-        let permit = bodies.core.budget.try_reserve(columns * buf_len(block_len as u64))?;
+        let permit = bodies.core.recoveries.try_reserve(workspace_len(bodies.geometry(), block_len))?;
         let bufs: Option<Vec<Buf>> =
             (0..columns).map(|_| bodies.core.core.arena().try_alloc(block_len)).collect();
         Some(Workspace { bufs: bufs?, _permit: permit })
     }
 
-    /// Waits for memory. The caller holds no other buffer.
+    /// Waits for memory. The caller holds no buffer.
     pub(super) async fn new(bodies: &Bodies, block_len: usize) -> Workspace {
         let columns = bodies.files.geometry().columns();
-        let permit = bodies.core.budget.reserve(columns * buf_len(block_len as u64)).await;
+        let permit = bodies.core.recoveries.reserve(workspace_len(bodies.geometry(), block_len)).await;
         let mut bufs = Vec::with_capacity(columns);
         for _ in 0..columns {
             bufs.push(bodies.core.core.arena().alloc(block_len).await);

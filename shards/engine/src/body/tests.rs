@@ -161,7 +161,7 @@ pub(super) async fn read(
     places: Places,
     on_damage: OnDamage,
 ) -> Result<Vec<u8>, BodyError> {
-    let mut reader = bodies.reader(body, range, places, on_damage)?;
+    let mut reader = bodies.reader(body, range, places, on_damage, None)?;
     let mut bytes = Vec::new();
     while let Some(slice) = reader.next().await {
         bytes.extend_from_slice(&slice?);

@@ -4,6 +4,10 @@
 //! checksums and its parity while it is in the cache; and a run of stripes goes out as one long write per column, the
 //! last run of a segment together with the segment's directory chunk ([`super::directory`]). Few runs are in flight, so memory is bounded and a slow disk slows the writer down. Where the bytes go is the shard's
 //! choice ([`super::lease`]).
+//!
+//! A writer has a working set: memory for one stripe and its chunk, reserved before its first byte. Longer runs, and
+//! runs that are filled while others are written, take more where there is some; where there is none, the writer waits for its own
+//! writes and never for another writer.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -20,7 +24,7 @@ use super::layout::{BLOCK_CRC_LEN, Segment, StripeShape, StripedBody};
 use super::lease::Leases;
 use super::sync::SyncMark;
 use crate::checksum::crc32c;
-use crate::extent::{DiskIndex, ExtentClass, Placement};
+use crate::extent::{DiskIndex, ExtentClass, Geometry, Placement};
 
 /// Bytes of a run over all its columns at most (unless a single stripe is longer).
 pub const RUN_LEN_MAX: usize = 4 << 20;
@@ -49,6 +53,10 @@ pub struct Writer {
     /// What the open segment lies in.
     lease: Option<OpenLease>,
     lease_len: u64,
+    /// The working set; `None` until the first stripe of a writer that was given none.
+    memory: Option<Permit>,
+    /// A run that is being filled or written lies in the working set.
+    memory_lent: bool,
     run: Option<Run>,
     flights: VecDeque<Flight>,
     touched: Vec<(DiskIndex, SyncMark)>,
@@ -78,7 +86,7 @@ struct Run {
     columns: Vec<Buf>,
     /// For the directory chunk, should the segment end in this run.
     chunk: Buf,
-    permit: Permit,
+    memory: RunMemory,
     /// Bytes per column in this run when it is full.
     column_len: usize,
     /// Bytes per column of complete stripes.
@@ -88,8 +96,15 @@ struct Run {
     stripe_filled: usize,
 }
 
+/// What the buffers of a run are counted against.
+enum RunMemory {
+    WorkingSet,
+    Extra(Permit),
+}
+
 /// The writes of a run; each task ends when its write has.
 struct Flight {
+    in_working_set: bool,
     writes: Vec<JoinHandle<Result<(), BodyError>>>,
 }
 
@@ -107,12 +122,22 @@ impl Writer {
             leases: Leases::new(Rc::clone(&bodies.lessor)),
             lease: None,
             lease_len: LEASE_LEN_FIRST,
+            memory: None,
+            memory_lent: false,
             run: None,
             flights: VecDeque::new(),
             touched: Vec::new(),
             failed: None,
             bodies,
         }
+    }
+
+    /// Gives the writer its working set, of the length that [`Bodies::writer_len`] says. Without one it waits for it with
+    /// the first stripe.
+    #[must_use]
+    pub fn in_memory(mut self, memory: Option<Permit>) -> Writer {
+        self.memory = memory;
+        self
     }
 
     /// Says that `len` more bytes will come. A wrong number costs space or a copy, nothing else.
@@ -135,7 +160,15 @@ impl Writer {
     ///
     /// # Errors
     /// [`BodyError`]; all leases are then released.
-    pub async fn finish(mut self) -> Result<Written, BodyError> {
+    pub async fn finish(self) -> Result<Written, BodyError> {
+        Ok(self.finish_and_keep().await?.0)
+    }
+
+    /// As [`Writer::finish`], and hands the working set on to the writer that comes next.
+    ///
+    /// # Errors
+    /// As [`Writer::finish`].
+    pub async fn finish_and_keep(mut self) -> Result<(Written, Option<Permit>), BodyError> {
         self.check_usable()?;
         self.end_last_stripe();
         self.send_run(true)?;
@@ -144,11 +177,12 @@ impl Writer {
             self.land_oldest().await?;
         }
         self.sync().await?;
-        Ok(Written {
+        let written = Written {
             body: std::mem::take(&mut self.body),
             segment_blocks: std::mem::take(&mut self.segment_blocks),
             leases: self.leases.take(),
-        })
+        };
+        Ok((written, self.memory.take()))
     }
 
     fn check_usable(&self) -> Result<(), BodyError> {
@@ -173,7 +207,7 @@ impl Writer {
             }
             if self.run.is_none() {
                 self.open_lease().await?;
-                self.open_run().await;
+                self.open_run().await?;
             }
             let run = self.run.as_mut().expect("just opened");
             let taken = run.fill(self.shape.k() as usize, bytes);
@@ -260,7 +294,7 @@ impl Writer {
     }
 
     /// Takes memory for as many stripes as lease, expected length and memory allow.
-    async fn open_run(&mut self) {
+    async fn open_run(&mut self) -> Result<(), BodyError> {
         let lease = self.lease.as_ref().expect("leased before");
         let segment = self.body.segments.last().expect("a lease is for a segment");
         let sent = u64::from(lease.block - segment.block) * BLOCK_LEN as u64;
@@ -275,13 +309,18 @@ impl Writer {
         let ends_here = self.rest().is_some_and(|rest| longest == self.shape.column_len(rest));
         let longest = if ends_here { longest } else { (longest / strip_len * strip_len).max(shortest) };
 
-        let budget = &self.bodies.core.budget;
-        // When memory is short, many writers with a stripe each get further than few with a run each.
-        let plenty = budget.used() < budget.capacity() / 2;
-        let mut column_len = if plenty { longest } else { shortest };
-        let taken =
-            |column_len: u64| columns * buf_len(column_len) + buf_len(self.chunk_len(sent + column_len));
-        let mut permit = budget.reserve(taken(column_len)).await;
+        let chunk_len = |writer: &Writer, column_len: u64| writer.chunk_len(sent + column_len);
+        let taken = |writer: &Writer, column_len: u64| {
+            columns * buf_len(column_len) + buf_len(chunk_len(writer, column_len))
+        };
+        // A short body has no use for more than its working set.
+        let wants_extra = longest > shortest || self.memory_lent;
+        let extra = wants_extra.then(|| self.bodies.core.budget.try_extra(taken(self, longest))).flatten();
+        let (mut column_len, memory) = match extra {
+            Some(permit) => (longest, RunMemory::Extra(permit)),
+            // When memory is short, many writers with a stripe each get further than few with a run each.
+            None => (shortest, self.take_memory(taken(self, shortest)).await?),
+        };
         let arena = self.bodies.core.core.arena();
         let bufs = loop {
             let bufs: Option<Vec<Buf>> = (0..columns).map(|_| arena.try_alloc(column_len as usize)).collect();
@@ -296,18 +335,47 @@ impl Writer {
                 break bufs;
             }
             column_len = (column_len / 2 / strip_len * strip_len).max(shortest);
-            permit.shrink(taken(column_len));
+            if let RunMemory::Extra(permit) = &memory {
+                permit.shrink(taken(self, column_len));
+            }
         };
-        let chunk = arena.alloc(self.chunk_len(sent + column_len) as usize).await;
+        let chunk = arena.alloc(chunk_len(self, column_len) as usize).await;
         self.run = Some(Run {
             columns: bufs,
             chunk,
-            permit,
+            memory,
             column_len: column_len as usize,
             filled: 0,
             strip_len: strip_len.min(column_len) as usize,
             stripe_filled: 0,
         });
+        Ok(())
+    }
+
+    /// Finds memory of `len` bytes, which is no more than a stripe and its chunk: beyond the working set if there is some
+    /// to spare and the working set is in use, else in the working set, once the writes that lie in it have landed.
+    async fn take_memory(&mut self, len: usize) -> Result<RunMemory, BodyError> {
+        if self.memory_lent {
+            if let Some(permit) = self.bodies.core.budget.try_extra(len) {
+                return Ok(RunMemory::Extra(permit));
+            }
+            while self.memory_lent && !self.flights.is_empty() {
+                self.land_oldest().await?;
+            }
+        }
+        // More came than was announced: the whole is reserved anew, so that nothing is held while waiting.
+        if self.memory.as_ref().is_some_and(|permit| permit.len() < len && !permit.is_whole_budget()) {
+            while !self.flights.is_empty() {
+                self.land_oldest().await?;
+            }
+            self.memory = None;
+        }
+        if self.memory.is_none() {
+            let working_len = self.bodies.writer_len(self.rest(), self.owner.name.len()).max(len);
+            self.memory = Some(self.bodies.core.budget.reserve(working_len).await);
+        }
+        self.memory_lent = true;
+        Ok(RunMemory::WorkingSet)
     }
 
     /// Checksums and encodes the open stripe, which is full or padded.
@@ -365,7 +433,7 @@ impl Writer {
             buf.set_len(run.filled);
             std::iter::once(buf.freeze()).chain(chunk.clone()).collect()
         });
-        self.send(&placement, block, columns.collect(), run.permit)
+        self.send(&placement, block, columns.collect(), run.memory)
     }
 
     /// Ends the open segment, if there is one, whose stripes are all on their way.
@@ -374,11 +442,14 @@ impl Writer {
         let (placement, block) = (Rc::clone(&lease.placement), lease.block);
         let segment = self.body.segments.last().expect("a lease is for a segment");
         let len = self.chunk_len(u64::from(block - segment.block) * BLOCK_LEN as u64);
-        let permit = self.bodies.core.budget.reserve(buf_len(len)).await;
+        let memory = self.take_memory(buf_len(len)).await?;
         let buf = self.bodies.core.core.arena().alloc(len as usize).await;
-        let Some(chunk) = self.seal_segment(buf, is_last) else { return Ok(()) };
+        let Some(chunk) = self.seal_segment(buf, is_last) else {
+            self.memory_lent &= !matches!(memory, RunMemory::WorkingSet);
+            return Ok(());
+        };
         let columns = placement.columns.iter().map(|_| vec![chunk.clone()]).collect();
-        self.send(&placement, block, columns, permit)
+        self.send(&placement, block, columns, memory)
     }
 
     /// Closes the open segment and its lease: its directory chunk, ready to be written behind its last stripe.
@@ -416,21 +487,22 @@ impl Writer {
         placement: &Placement,
         block: u32,
         columns: Vec<Vec<Slice>>,
-        permit: Permit,
+        memory: RunMemory,
     ) -> Result<(), BodyError> {
         let extent = placement.id;
         let offset = u64::from(block) * BLOCK_LEN as u64;
-        let permit = Rc::new(permit);
+        let in_working_set = matches!(memory, RunMemory::WorkingSet);
+        let memory = Rc::new(memory);
         let mut writes = Vec::with_capacity(columns.len());
         for (column, bytes) in placement.columns.iter().zip(columns) {
             let disk = column.disk;
             let Some((file, origin)) = self.bodies.files.locate(ExtentClass::Data, *column) else {
                 return Err(BodyError::Absent { disk, extent });
             };
-            let (file, permit) = (file.clone(), Rc::clone(&permit));
+            let (file, memory) = (file.clone(), Rc::clone(&memory));
             writes.push(self.bodies.core.core.spawn(async move {
                 let result = file.write_vectored_at(bytes, origin + offset, WriteMode::Volatile).await;
-                drop(permit);
+                drop(memory);
                 result.map_err(|error| BodyError::Device {
                     operation: Operation::Write,
                     disk,
@@ -440,14 +512,17 @@ impl Writer {
             }));
         }
         self.bodies.column_writes.set(self.bodies.column_writes.get() + writes.len() as u64);
-        self.flights.push_back(Flight { writes });
+        self.flights.push_back(Flight { in_working_set, writes });
         Ok(())
     }
 
     async fn land_oldest(&mut self) -> Result<(), BodyError> {
         let Some(flight) = self.flights.front_mut() else { return Ok(()) };
         flight.land().await?;
-        self.flights.pop_front();
+        let flight = self.flights.pop_front();
+        if flight.is_some_and(|flight| flight.in_working_set) {
+            self.memory_lent = false;
+        }
         Ok(())
     }
 
@@ -472,7 +547,7 @@ impl Drop for Writer {
     /// Blocks are given back only when no write to them is under way any more: their next owner must not be
     /// overwritten by a late one.
     fn drop(&mut self) {
-        let leases = self.leases.take();
+        let (leases, memory) = (self.leases.take(), self.memory.take());
         let flights = std::mem::take(&mut self.flights);
         if flights.is_empty() {
             return;
@@ -481,7 +556,7 @@ impl Drop for Writer {
             for mut flight in flights {
                 while flight.land().await.is_err() {}
             }
-            drop(leases);
+            drop((leases, memory));
         }));
     }
 }
@@ -550,6 +625,21 @@ impl Flight {
         }
         Ok(())
     }
+}
+
+/// What [`Bodies::writer_len`] says: buffers for one stripe, and for the chunk of the longest segment the body can have.
+pub(super) fn working_len(geometry: &Geometry, expected: Option<u64>, name_len: usize) -> usize {
+    let shape = StripeShape::new(geometry);
+    let (strip_len, column_len) = match expected {
+        Some(len) if len < shape.stripe_len() => {
+            (shape.short_strip_len(len.max(1)), shape.column_len(len.max(1)))
+        }
+        Some(len) => (shape.strip_len(), shape.column_len(len)),
+        None => (shape.strip_len(), u64::MAX),
+    };
+    let column_len = column_len.min(directory::segment_column_len_max(geometry));
+    let chunk_len = directory::chunk_len(geometry, name_len, column_len);
+    geometry.columns() * buf_len(strip_len) + buf_len(chunk_len)
 }
 
 /// Bytes per column of a run over `columns` columns: a power of two, as that is what arena buffers are.

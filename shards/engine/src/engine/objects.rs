@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::rc::Rc;
 
-use super::body::Content;
+use super::write::Content;
 use super::{Engine, ObjectReader, WrittenBody};
 use crate::error::EngineError;
 use crate::index::key::{self, VersionOrder};
@@ -46,7 +46,7 @@ impl Engine {
         let shard = self.shard_of(bucket, name);
         // Leases count for the shard that gave them.
         assert_eq!(shard, body.shard, "a body was written for another name");
-        let len = body.len;
+        let (len, _memory) = (body.len, body.memory);
         let (body, footprint, payload, leases) = match body.content {
             Content::Inline { bytes, crcs } => (Body::Inline { crcs }, Vec::new(), bytes, Vec::new()),
             Content::Striped { body, footprint, leases } => {

@@ -1,8 +1,8 @@
 //! Multipart uploads by name: open, add parts, list, complete, abort.
 
-use super::body::{Content, assemble};
 use super::buckets::done;
 use super::objects::{ObjectDraft, Page};
+use super::write::{Content, assemble};
 use super::{Engine, WrittenBody};
 use crate::error::EngineError;
 use crate::request::{Ask, Reply};

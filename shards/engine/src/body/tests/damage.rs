@@ -148,7 +148,7 @@ fn a_bad_sector_costs_its_own_block_only() {
     let (bodies, body) = (Rc::clone(&rig.bodies), Rc::new(body));
     let (places, on_damage) = (rig.lessor.places(), rig.on_damage());
     rig.world.run(async move {
-        let mut reader = bodies.reader(body, 0..600_000, places, on_damage).expect("valid");
+        let mut reader = bodies.reader(body, 0..600_000, places, on_damage, None).expect("valid");
         let mut read = Vec::new();
         let error = loop {
             match reader.next().await.expect("an error comes before the end") {

@@ -1,0 +1,303 @@
+//! Bodies as the connection's core writes them: before they have a name, small ones in memory, larger ones on the disks.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use basalt_reactor::disk::BLOCK_LEN;
+
+use super::Engine;
+use crate::body::budget::Permit;
+use crate::body::directory::{self, Owner};
+use crate::body::layout::BLOCK_CRC_LEN;
+use crate::body::{Bodies, Leases, Writer, Written};
+use crate::checksum::crc32c;
+use crate::error::EngineError;
+use crate::value::{
+    self, Body, FOOTPRINT_COUNT_MAX, Footprint, INLINE_LEN_MAX, Part, PartBody, Striped, Value,
+};
+
+/// Block checksums a value holds itself; a body with more has them in a blob.
+const CRC_COUNT_MAX: usize = 512;
+
+/// Segments a value holds itself.
+const SEGMENT_COUNT_MAX: usize = 64;
+
+/// Longest archive of parts that a value holds itself, bytes.
+const PARTS_LEN_MAX: usize = 8 << 10;
+
+/// Bytes of a body that its sender's connection holds before the writer takes them: what one receive and the read buffer
+/// above it bring.
+const RECEIVE_LEN: usize = 64 << 10;
+
+/// A body being received for one name. Small ones stay in memory until their commit; larger ones go to the disks as
+/// they come. Dropping it gives everything back.
+pub struct BodyWriter {
+    bodies: Rc<Bodies>,
+    owner: Owner,
+    shard: u16,
+    len: u64,
+    /// Bytes up to which the body stays inline.
+    inline_max: usize,
+    inline: Vec<u8>,
+    striped: Option<Writer>,
+    expected: Option<u64>,
+    /// What the body was admitted with.
+    memory: Option<Permit>,
+}
+
+/// A body that is complete, and durable unless it travels with its record.
+pub struct WrittenBody {
+    pub(super) shard: u16,
+    pub(super) len: u64,
+    pub(super) content: Content,
+    /// Kept until the record is durable: an inline body is in memory until then.
+    pub(super) memory: Option<Permit>,
+}
+
+pub(super) enum Content {
+    Inline { bytes: Vec<u8>, crcs: Vec<u32> },
+    Striped { body: PartBody, footprint: Vec<Footprint>, leases: Leases },
+}
+
+impl WrittenBody {
+    /// Bytes of the body.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl From<PartBody> for Body {
+    fn from(body: PartBody) -> Body {
+        match body {
+            PartBody::Striped(striped) => Body::Striped(striped),
+            PartBody::Spilled { map } => Body::Spilled { map },
+        }
+    }
+}
+
+impl Engine {
+    /// Starts a body for the object `name`, of `expected` bytes if that is known.
+    #[must_use]
+    pub fn write(&self, bucket: u64, name: &[u8], expected: Option<u64>) -> BodyWriter {
+        let slot_share = self.inner.deployment.superblock.geometry.log_slot_len / 8;
+        let inline_max = INLINE_LEN_MAX.min(usize::try_from(slot_share).unwrap_or(usize::MAX));
+        self.body_writer(bucket, name, expected, inline_max)
+    }
+
+    /// Starts a body that goes to data extents whatever its size: a part of an upload, which
+    /// [`BodyWriter::for_part`] names.
+    #[must_use]
+    pub fn write_part(&self, bucket: u64, name: &[u8], expected: Option<u64>) -> BodyWriter {
+        self.body_writer(bucket, name, expected, 0)
+    }
+
+    fn body_writer(&self, bucket: u64, name: &[u8], expected: Option<u64>, inline_max: usize) -> BodyWriter {
+        let shard = self.shard_of(bucket, name);
+        let bodies = Rc::clone(&self.inner.access[usize::from(shard)].bodies);
+        let owner = bodies.owner(bucket, name);
+        let (inline, striped, memory) = (Vec::new(), None, None);
+        BodyWriter { bodies, owner, shard, len: 0, inline_max, inline, striped, expected, memory }
+    }
+}
+
+impl BodyWriter {
+    /// Says which part of which upload the body is, for the extents' directories; before its first byte.
+    #[must_use]
+    pub fn for_part(mut self, upload: [u8; 16], number: u16) -> BodyWriter {
+        debug_assert!(self.striped.is_none(), "the owner is written with the first segment");
+        self.owner.part = Some((upload, number));
+        self
+    }
+
+    /// Reserves the memory that the body needs until it is committed. A body that was admitted can be finished, whatever
+    /// others do; one that was not may wait for memory with its first byte.
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`] when memory is spent and stays so for a while.
+    pub async fn admit(mut self) -> Result<BodyWriter, EngineError> {
+        self.memory = Some(self.bodies.admit(self.memory_len()).await.ok_or(EngineError::Busy)?);
+        Ok(self)
+    }
+
+    /// Takes over memory that was reserved together with other.
+    pub(super) fn admitted(&mut self, memory: Permit) {
+        self.memory = Some(memory);
+    }
+
+    /// Bytes that the body takes until it is committed.
+    pub(super) fn memory_len(&self) -> usize {
+        match self.expected.and_then(|len| usize::try_from(len).ok()) {
+            Some(len) if len <= self.inline_max => 2 * len.next_multiple_of(BLOCK_LEN),
+            _ => self.bodies.writer_len(self.expected, self.owner.name.len()) + RECEIVE_LEN,
+        }
+    }
+
+    /// Takes the next bytes. Waiting here is the backpressure the sender feels.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSpace`], [`EngineError::Body`].
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
+        self.len += bytes.len() as u64;
+        if self.striped.is_none() {
+            let large = self.expected.is_some_and(|expected| expected > self.inline_max as u64);
+            if !large && self.inline.len() + bytes.len() <= self.inline_max {
+                let expected = self.expected.and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
+                self.inline.reserve_exact(expected.saturating_sub(self.inline.len()));
+                self.inline.extend_from_slice(bytes);
+                return Ok(());
+            }
+            let writer = self.bodies.writer(directory::Content::Payload, self.owner.clone());
+            let mut writer = writer.in_memory(self.memory.take());
+            if let Some(expected) = self.expected {
+                writer.expect(expected);
+            }
+            writer.write(&std::mem::take(&mut self.inline)).await?;
+            self.striped = Some(writer);
+        }
+        let writer = self.striped.as_mut().expect("it was made just now");
+        Ok(writer.write(bytes).await?)
+    }
+
+    /// Ends the body. Striped bytes are durable when this returns.
+    ///
+    /// # Errors
+    /// As [`BodyWriter::write`].
+    pub async fn finish(self) -> Result<WrittenBody, EngineError> {
+        let Some(writer) = self.striped else {
+            if self.inline_max > 0 {
+                let crcs =
+                    self.inline.chunks(usize::try_from(BLOCK_CRC_LEN).expect("64 KiB")).map(crc32c).collect();
+                let content = Content::Inline { bytes: self.inline, crcs };
+                return Ok(WrittenBody { shard: self.shard, len: self.len, content, memory: self.memory });
+            }
+            // A part without a byte: nothing lies anywhere.
+            let writer = self.bodies.writer(directory::Content::Payload, self.owner);
+            let written = writer.finish().await?;
+            let body = PartBody::Striped(Striped::from(&written.body));
+            let content = Content::Striped { body, footprint: Vec::new(), leases: written.leases };
+            return Ok(WrittenBody { shard: self.shard, len: 0, content, memory: self.memory });
+        };
+        let (written, mut memory) = writer.finish_and_keep().await?;
+        let mut footprint = FootprintSum::default();
+        footprint.add(&written);
+        let mut leases = written.leases;
+        let striped = Striped::from(&written.body);
+        let body = if striped.crcs.len() > CRC_COUNT_MAX || striped.segments.len() > SEGMENT_COUNT_MAX {
+            let blob = write_blob(&self.bodies, self.owner, memory, &mut footprint, &striped).await?;
+            let (map, blob_leases) = (blob.map, blob.leases);
+            memory = blob.memory;
+            leases.append(blob_leases);
+            PartBody::Spilled { map }
+        } else {
+            PartBody::Striped(striped)
+        };
+        let footprint = footprint.finish()?;
+        let content = Content::Striped { body, footprint, leases };
+        Ok(WrittenBody { shard: self.shard, len: self.len, content, memory })
+    }
+}
+
+/// A value that lies in data extents.
+struct Blob {
+    map: Striped,
+    leases: Leases,
+    /// What it was written in.
+    memory: Option<Permit>,
+}
+
+/// Writes a value that is too long for the index as a body of its own.
+async fn write_blob<T: Value>(
+    bodies: &Rc<Bodies>,
+    owner: Owner,
+    memory: Option<Permit>,
+    footprint: &mut FootprintSum,
+    value: &T,
+) -> Result<Blob, EngineError> {
+    let bytes = value::encode(value);
+    let mut writer = bodies.writer(directory::Content::Blob, owner).in_memory(memory);
+    writer.expect(bytes.len() as u64);
+    writer.write(&bytes).await?;
+    let (written, memory) = writer.finish_and_keep().await?;
+    footprint.add(&written);
+    Ok(Blob { map: Striped::from(&written.body), leases: written.leases, memory })
+}
+
+/// Live bytes per extent, summed up.
+#[derive(Default)]
+struct FootprintSum {
+    /// Column bytes and end block by extent.
+    extents: BTreeMap<u64, (u64, u32)>,
+}
+
+impl FootprintSum {
+    /// A segment's directory chunk lives and dies with it.
+    fn add(&mut self, written: &Written) {
+        for (segment, &blocks) in written.body.segments.iter().zip(&written.segment_blocks) {
+            let sum = self.extents.entry(segment.extent.0).or_insert((0, 0));
+            sum.0 += u64::from(blocks) * BLOCK_LEN as u64;
+            sum.1 = sum.1.max(segment.block + blocks);
+        }
+    }
+
+    fn merge(&mut self, prints: &[Footprint]) {
+        for print in prints {
+            let sum = self.extents.entry(print.extent).or_insert((0, 0));
+            sum.0 += print.bytes;
+            sum.1 = sum.1.max(print.end_block);
+        }
+    }
+
+    fn finish(self) -> Result<Vec<Footprint>, EngineError> {
+        if self.extents.len() > FOOTPRINT_COUNT_MAX {
+            return Err(EngineError::NoSpace);
+        }
+        Ok(self
+            .extents
+            .into_iter()
+            .map(|(extent, (bytes, end_block))| Footprint { extent, bytes, end_block })
+            .collect())
+    }
+}
+
+/// The body of an object made of parts, and the blob it needed, if any.
+pub(super) struct Assembled {
+    pub(super) body: Body,
+    pub(super) footprint: Vec<Footprint>,
+    /// What the blob adds to the live bytes.
+    pub(super) blobs: Vec<Footprint>,
+    pub(super) leases: Option<Leases>,
+}
+
+/// Forms the body of a completed upload from its parts and their footprints.
+pub(super) async fn assemble(
+    bodies: &Rc<Bodies>,
+    owner: Owner,
+    parts: Vec<Part>,
+    footprints: &[Vec<Footprint>],
+) -> Result<Assembled, EngineError> {
+    let mut total = FootprintSum::default();
+    for prints in footprints {
+        total.merge(prints);
+    }
+    if parts.archive().len() <= PARTS_LEN_MAX {
+        let footprint = total.finish()?;
+        return Ok(Assembled { body: Body::Parts(parts), footprint, blobs: Vec::new(), leases: None });
+    }
+    let memory = bodies.admit(bodies.writer_len(None, owner.name.len())).await.ok_or(EngineError::Busy)?;
+    let mut blob = FootprintSum::default();
+    let Blob { map, leases, .. } = write_blob(bodies, owner, Some(memory), &mut blob, &parts).await?;
+    let blobs = blob.finish()?;
+    total.merge(&blobs);
+    Ok(Assembled {
+        body: Body::SpilledParts { map },
+        footprint: total.finish()?,
+        blobs,
+        leases: Some(leases),
+    })
+}
