@@ -2,7 +2,7 @@
 //!
 //! From the top: `cli` and `server` wire everything; `service` decides what an operation does; `http` speaks the wire
 //! and `router` finds the shard, and neither knows the other; `s3` is the protocol and does no I/O. Below the server
-//! stand the engine, which knows no HTTP and no S3, and the reactor, which knows nobody.
+//! stand the engine, which knows no HTTP and no S3, and the reactor and the vector kernels, which know nobody.
 
 use super::rules::{Finding, has_word};
 use super::source::Source;
@@ -84,6 +84,19 @@ const TABLE: &[Layer] = &[
             "toml",
         ],
     },
+    Layer {
+        path: "shards/md5/src",
+        modules: &[],
+        crates: &[
+            "basalt",
+            "basalt_engine",
+            "basalt_reactor",
+            "std::fs",
+            "std::io",
+            "std::net",
+            "std::thread",
+        ],
+    },
     Layer { path: "tuning/src", modules: &[], crates: &["basalt", "basalt_engine", "hyper", "tokio"] },
     Layer { path: "bench/src", modules: &[], crates: &["basalt", "basalt_engine"] },
 ];
@@ -94,6 +107,7 @@ const MANIFESTS: &[(&str, &[&str])] = &[
         "shards/reactor/Cargo.toml",
         &["basalt", "basalt-engine", "basalt-bench", "basalt-tuning", "tokio", "quick-xml"],
     ),
+    ("shards/md5/Cargo.toml", &["basalt", "basalt-engine", "basalt-reactor", "bytes", "tokio"]),
     (
         "shards/engine/Cargo.toml",
         &[

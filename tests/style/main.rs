@@ -53,8 +53,8 @@ fn lints_are_expected_with_reason() {
 }
 
 #[test]
-fn unsafe_stays_in_the_reactor_and_says_why() {
-    hold(rules::unsafe_stays_in_the_reactor);
+fn unsafe_stays_at_home_and_says_why() {
+    hold(rules::unsafe_stays_at_home);
 }
 
 #[test]
