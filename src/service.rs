@@ -5,6 +5,7 @@
 //! client has sent its upload. Each core has one [`Service`]; nothing in it is shared between cores.
 
 mod admission;
+mod body_digest;
 mod buckets;
 mod context;
 mod copy_object;
@@ -26,10 +27,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use basalt_engine::Engine;
+use basalt_md5::Kernel;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use sha2::{Digest, Sha256};
 
+use self::body_digest::BodyStreams;
 use self::context::Context;
 use self::failure::{Failure, Result};
 use crate::config::Credentials;
@@ -63,6 +66,8 @@ pub(crate) struct ServiceParts {
 /// One core's service.
 pub(crate) struct Service {
     engine: Engine,
+    /// The MD5s of all bodies that are under way on this core.
+    md5: BodyStreams,
     root_access_key: String,
     root_secret: Secret,
     signing_keys: RefCell<SigningKeys>,
@@ -90,6 +95,7 @@ impl Service {
             root_access_key: root.access_key,
             root_secret: Secret::new(root.secret_key),
             signing_keys: RefCell::default(),
+            md5: BodyStreams::new(Kernel::detect()),
             engine,
         })
     }

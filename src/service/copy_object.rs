@@ -6,6 +6,8 @@ use std::rc::Rc;
 use basalt_engine::body::ReadMemory;
 use basalt_engine::{ObjectDraft, ObjectReader};
 
+use super::Service;
+use super::body_digest::BodyDigest;
 use super::context::Context;
 use super::failure::Result;
 use super::{keep_alive, precondition, read_object, stored};
@@ -40,13 +42,14 @@ pub(super) async fn copy_object(context: &mut Context, operation: CopyObject) ->
             ObjectMetadata { website_redirect_location, ..stored::metadata(object) }
         }
     };
-    let (engine, bucket) = (context.engine().clone(), context.bucket().id);
+    let (service, bucket) = (Rc::clone(&context.service), context.bucket().id);
     let work = async move {
+        let engine = &service.engine;
         let name = key.as_str().as_bytes();
         let len = reader.object().len;
         let (memory, mut writer) =
             reader.admit_copy(&(0..len), engine.write(bucket, name, Some(len))).await?;
-        let digests = copy_bytes(&reader, 0..len, &memory, algorithm, &mut writer).await?;
+        let digests = copy_bytes(&service, &reader, 0..len, &memory, algorithm, &mut writer).await?;
         let written = writer.finish().await?;
         let etag = digests.md5.expect("a copy computes its MD5");
         let checksum = digests.checksum(algorithm).map(ObjectChecksum::full);
@@ -87,18 +90,19 @@ fn algorithm_of(reader: &ObjectReader) -> Algorithm {
 /// # Errors
 /// The engine's, reading or writing.
 pub(super) async fn copy_bytes(
+    service: &Service,
     reader: &ObjectReader,
     range: Range<u64>,
     memory: &Rc<ReadMemory>,
     algorithm: Algorithm,
     writer: &mut basalt_engine::BodyWriter,
 ) -> Result<Digests> {
-    let mut hasher = Hasher::new().md5().checksum(algorithm);
+    let mut digest = BodyDigest::new(service, Hasher::new().checksum(algorithm));
     let mut bytes = reader.read_in(range, memory).await?;
     while let Some(piece) = bytes.next().await {
         let piece = piece?;
-        hasher.update(&piece);
+        digest.update_read(piece.clone()).await;
         writer.write(&piece).await?;
     }
-    Ok(hasher.finish())
+    Ok(digest.finish().await)
 }

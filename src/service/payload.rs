@@ -1,17 +1,21 @@
 //! The bytes of an object or part as they arrive: taken out of their framing, hashed, and handed to the engine.
 //!
-//! One pass over each piece while it is in the cache: framing, every digest, the engine's copy into its stripes. Nothing is
-//! held here, so a body takes no memory but what the engine reserves for it, and a slow engine slows the client.
+//! One pass over each piece while it is in the cache: framing, digests, the engine's copy into its stripes. Only the MD5 may lag
+//! behind, within its bounds ([`super::body_digest`]); otherwise a body takes no memory but what the engine reserves for it, and a
+//! slow engine slows the client.
+
+use std::rc::Rc;
 
 use basalt_engine::BodyWriter;
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 
+use super::Service;
+use super::body_digest::BodyDigest;
 use super::context::Context;
 use super::failure::Result;
 use crate::http::{BodyError, BodyStream};
 use crate::s3::body::ChunkedDecoder;
-use crate::s3::checksum::hasher::Hasher;
 use crate::s3::checksum::requested::RequestedChecksums;
 use crate::s3::checksum::{Algorithm, Checksum};
 use crate::s3::error::{ErrorCode, S3Error};
@@ -21,6 +25,7 @@ pub(super) const PAYLOAD_LEN_MAX: u64 = 5 << 30;
 
 /// A payload that may be received: its headers are in order.
 pub(super) struct Payload {
+    service: Rc<Service>,
     /// Bytes of the object, without framing.
     len: u64,
     decoder: Option<ChunkedDecoder>,
@@ -59,7 +64,7 @@ impl Payload {
                 .with("MaxSizeAllowed", PAYLOAD_LEN_MAX.to_string())
                 .into());
         }
-        Ok(Payload { len, decoder, requested, also: None })
+        Ok(Payload { service: Rc::clone(&context.service), len, decoder, requested, also: None })
     }
 
     /// Bytes of the object.
@@ -93,6 +98,7 @@ impl Payload {
         if let Some(also) = self.also {
             hasher = hasher.checksum(also);
         }
+        let mut digest = BodyDigest::new(&self.service, hasher);
         let mut received = 0u64;
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(stopped)?;
@@ -107,7 +113,8 @@ impl Payload {
                 };
                 if !data.is_empty() {
                     received += data.len() as u64;
-                    take(data, &mut hasher, writer).await?;
+                    digest.update(piece.slice_ref(data));
+                    writer.write(data).await?;
                 }
                 rest = &rest[consumed..];
             }
@@ -117,7 +124,7 @@ impl Payload {
             None if received != self.len => return Err(ErrorCode::IncompleteBody.into()),
             None => HeaderMap::new(),
         };
-        let digests = hasher.finish();
+        let digests = digest.finish().await;
         self.requested.verify(&digests, &trailers)?;
         Ok(Received {
             md5: digests.md5.expect("the hasher always computes the MD5"),
@@ -125,11 +132,6 @@ impl Payload {
             also: self.also.and_then(|also| digests.checksum(also)),
         })
     }
-}
-
-async fn take(data: &[u8], hasher: &mut Hasher, writer: &mut BodyWriter) -> Result<()> {
-    hasher.update(data);
-    Ok(writer.write(data).await?)
 }
 
 /// The S3 error for a body that stopped.

@@ -3,8 +3,8 @@
 //! Each piece is fed to every digest while it is in the cache, a block at a time, so a body is read
 //! from memory once however many digests are wanted.
 
+use basalt_md5::Md5;
 use crc_fast::CrcAlgorithm;
-use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -42,6 +42,13 @@ impl Hasher {
     #[must_use]
     pub fn md5(mut self) -> Self {
         self.md5.get_or_insert_default();
+        self
+    }
+
+    /// Leaves the MD5 to somebody who computes it for many bodies together, and who then sets [`Digests::md5`].
+    #[must_use]
+    pub fn without_md5(mut self) -> Self {
+        self.md5 = None;
         self
     }
 
@@ -95,7 +102,7 @@ impl Hasher {
         };
         checksums.extend(self.sha1.map(|state| hash(Algorithm::Sha1, &state.finalize())));
         checksums.extend(sha256.map(|value| hash(Algorithm::Sha256, &value)));
-        Digests { md5: self.md5.map(|state| state.finalize().into()), sha256, checksums }
+        Digests { md5: self.md5.map(Md5::finalize), sha256, checksums }
     }
 }
 

@@ -1,5 +1,7 @@
 //! UploadPartCopy: a part whose bytes are those of an object, or of a range of it.
 
+use std::rc::Rc;
+
 use super::{UploadChecksum, failure, open_upload};
 use crate::http::Response;
 use crate::s3::checksum::multipart::ObjectChecksum;
@@ -30,14 +32,15 @@ pub(in crate::service) async fn upload_part_copy(
     };
     refuse_longer_than_copies(len)?;
 
-    let (engine, bucket) = (context.engine().clone(), context.bucket().id);
+    let (service, bucket) = (Rc::clone(&context.service), context.bucket().id);
     let work = async move {
+        let engine = &service.engine;
         let name = key.as_str().as_bytes();
         let algorithm = checksum.effective().algorithm();
         let writer = engine.write_part(bucket, name, Some(len)).for_part(id.0, part_number.get());
         let range = start..start + len;
         let (memory, mut writer) = reader.admit_copy(&range, writer).await?;
-        let digests = copy_bytes(&reader, range, &memory, algorithm, &mut writer).await?;
+        let digests = copy_bytes(&service, &reader, range, &memory, algorithm, &mut writer).await?;
         let written = writer.finish().await?;
         let etag = digests.md5.expect("a copy computes its MD5");
         let value =
