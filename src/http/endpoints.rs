@@ -7,7 +7,6 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, StatusCode, Uri};
 
@@ -84,7 +83,7 @@ impl Probes {
                 (status, "application/json", readiness.json)
             }
         };
-        let mut response = Response::new(status).with_body(ResponseBody::Bytes(Bytes::from(body)));
+        let mut response = Response::new(status).with_body(ResponseBody::from(body));
         response.headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         response
     }

@@ -61,7 +61,8 @@ impl Default for Note {
 pub enum ResponseBody {
     #[default]
     Empty,
-    Bytes(Bytes),
+    /// All of it in one piece.
+    Whole(Chunk),
     Stream(BodyProducer),
 }
 
@@ -138,7 +139,7 @@ impl ResponseBody {
     pub fn len(&self) -> Option<u64> {
         match self {
             ResponseBody::Empty => Some(0),
-            ResponseBody::Bytes(bytes) => Some(bytes.len() as u64),
+            ResponseBody::Whole(chunk) => Some(chunk.remaining() as u64),
             ResponseBody::Stream(producer) => producer.remaining,
         }
     }
@@ -194,10 +195,11 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         match this {
             ResponseBody::Empty => Poll::Ready(None),
-            ResponseBody::Bytes(bytes) => {
-                let bytes = std::mem::take(bytes);
-                *this = ResponseBody::Empty;
-                Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::data(Chunk::Bytes(bytes)))))
+            ResponseBody::Whole(_) => {
+                let ResponseBody::Whole(chunk) = std::mem::take(this) else {
+                    unreachable!("matched just now")
+                };
+                Poll::Ready(chunk.has_remaining().then_some(Ok(Frame::data(chunk))))
             }
             ResponseBody::Stream(producer) => {
                 let next = std::task::ready!(producer.poll_next(cx));
@@ -266,7 +268,7 @@ impl From<Slice> for Chunk {
 
 impl From<String> for ResponseBody {
     fn from(text: String) -> ResponseBody {
-        ResponseBody::Bytes(Bytes::from(text))
+        ResponseBody::Whole(Chunk::Bytes(Bytes::from(text)))
     }
 }
 

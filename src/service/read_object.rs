@@ -102,6 +102,10 @@ async fn body(
         Some(first) => first?,
         None => return Err(short().into()),
     };
+    if first.len() as u64 == len {
+        // It is in memory: nothing on the disks is needed any more.
+        return Ok(ResponseBody::Whole(first.into()));
+    }
     let id = context.id;
     Ok(ResponseBody::produce(Some(len), async move |mut writer| {
         writer.send(first).await;

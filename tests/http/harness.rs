@@ -124,7 +124,7 @@ async fn answer(core: Core, mut request: Request) -> Response {
     let path = request.head.uri.path().to_owned();
     let mut parts = path.split('/').skip(1);
     let (name, number) = (parts.next().unwrap_or(""), parts.next().and_then(|text| text.parse::<u64>().ok()));
-    let bytes = |text: &'static str| ResponseBody::Bytes(Bytes::from_static(text.as_bytes()));
+    let bytes = |text: &'static str| ResponseBody::Whole(Bytes::from_static(text.as_bytes()).into());
     let (status, body) = match (name, number) {
         ("hello", _) => (StatusCode::OK, bytes("hello")),
         ("refuse", _) => (StatusCode::FORBIDDEN, bytes("no")),
@@ -149,7 +149,7 @@ async fn echo(request: &mut Request) -> (StatusCode, ResponseBody) {
             Err(error) => return (StatusCode::BAD_REQUEST, format!("{error:?}").into()),
         }
     }
-    (StatusCode::OK, ResponseBody::Bytes(Bytes::from(all)))
+    (StatusCode::OK, ResponseBody::Whole(Bytes::from(all).into()))
 }
 
 /// 64 KiB slices of the arena, each filled with its number.

@@ -24,7 +24,7 @@ pub use self::body::{BodyReader, ObjectReader};
 pub use self::write::{BodyWriter, WrittenBody};
 use crate::body::budget::{BudgetUse, Permit};
 use crate::body::directory::Origin;
-use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor};
+use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor, OnDamage};
 use crate::buckets::Buckets;
 use crate::deployment::{Deployment, shard_file};
 use crate::error::EngineError;
@@ -67,6 +67,7 @@ struct Inner {
     told: Event,
     recovered: Vec<(u16, Recovered)>,
     damage: Rc<RefCell<Vec<Damage>>>,
+    on_damage: OnDamage,
 }
 
 impl Engine {
@@ -116,6 +117,7 @@ impl Engine {
             let bodies = Bodies::new(Rc::clone(&body_core), files, lessor, origin);
             access.push(ShardAccess { owner, bodies });
         }
+        let damage = Rc::default();
         let inner = Rc::new(Inner {
             core: core.clone(),
             deployment,
@@ -129,7 +131,8 @@ impl Engine {
             buckets_told: Cell::new(false),
             told: Event::default(),
             recovered,
-            damage: Rc::default(),
+            on_damage: note_damage(&damage),
+            damage,
         });
         let engine = Engine { inner };
         core.spawn(engine.clone().pump());
@@ -262,7 +265,17 @@ impl Engine {
         superblock.slot_map[slot]
     }
 
+    /// The shard, if this core runs it: then nobody needs to be asked over the mesh.
+    fn own_shard(&self, shard: u16) -> Option<&Rc<Shard>> {
+        self.inner.shards.get(&shard)
+    }
+
     async fn ask(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
+        if let Some(own) = self.own_shard(shard).cloned() {
+            // A task, as on another core: what a shard began it ends, whether or not the caller still waits.
+            let task = self.inner.core.spawn(async move { own.serve(ask).await });
+            return task.await.ok_or(EngineError::Closed);
+        }
         let owner = self.inner.access[usize::from(shard)].owner;
         self.inner.port.call(owner, Request::Shard { shard, ask }).await.map_err(|_| EngineError::Closed)
     }
@@ -270,6 +283,9 @@ impl Engine {
     /// As [`Engine::ask`], and the request reaches the shard also when the caller goes away before it is sent: for what
     /// carries leases, which would be lost with it.
     async fn ask_surely(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
+        if self.own_shard(shard).is_some() {
+            return self.ask(shard, ask).await;
+        }
         let engine = self.clone();
         let task = self.inner.core.spawn(async move { engine.ask(shard, ask).await });
         task.await.unwrap_or(Err(EngineError::Closed))
@@ -280,18 +296,19 @@ impl Engine {
         let owner = self.inner.access[usize::from(shard)].owner;
         self.inner.port.notify(owner, Request::Shard { shard, ask });
     }
+}
 
-    fn note_damage(&self) -> crate::body::OnDamage {
-        let kept = Rc::clone(&self.inner.damage);
-        Rc::new(move |damage| {
-            tracing::warn!(extent = damage.extent.0, disk = damage.disk.0, offset = damage.offset, fault = %damage.fault,
-                "damaged block read around");
-            let mut kept = kept.borrow_mut();
-            if kept.len() < DAMAGE_KEPT_MAX {
-                kept.push(damage);
-            }
-        })
-    }
+/// Logs damage and keeps it for [`Engine::take_damage`].
+fn note_damage(kept: &Rc<RefCell<Vec<Damage>>>) -> OnDamage {
+    let kept = Rc::clone(kept);
+    Rc::new(move |damage: Damage| {
+        tracing::warn!(extent = damage.extent.0, disk = damage.disk.0, offset = damage.offset, fault = %damage.fault,
+            "damaged block read around");
+        let mut kept = kept.borrow_mut();
+        if kept.len() < DAMAGE_KEPT_MAX {
+            kept.push(damage);
+        }
+    })
 }
 
 /// The core that runs a shard: shards are dealt to the cores in turn, whatever their numbers are.

@@ -18,6 +18,9 @@ pub const VALUE_HEAD_LEN: usize = 24;
 
 const VERSION: u8 = 1;
 
+/// Most values are shorter: encoding them allocates once.
+const ENCODED_LEN_USUAL: usize = 512;
+
 /// Longest body that lives in the log, bytes. It bounds the log's share of a write and how much a message carries.
 pub const INLINE_LEN_MAX: usize = 64 << 10;
 
@@ -205,8 +208,8 @@ pub struct InlinePlace {
 pub trait Value: Sized {
     const KIND: u8;
 
-    /// The archive without its head.
-    fn archive(&self) -> Vec<u8>;
+    /// Appends the archive to `head`.
+    fn archive(&self, head: Vec<u8>) -> Vec<u8>;
 
     /// # Errors
     /// [`ValueError::Archive`].
@@ -218,10 +221,9 @@ macro_rules! value {
         impl Value for $type {
             const KIND: u8 = $kind;
 
-            fn archive(&self) -> Vec<u8> {
-                rkyv::to_bytes::<ArchiveError>(self)
+            fn archive(&self, head: Vec<u8>) -> Vec<u8> {
+                rkyv::api::high::to_bytes_in::<_, ArchiveError>(self, head)
                     .expect("these types serialize into memory without fail")
-                    .into_vec()
             }
 
             fn unarchive(bytes: &[u8]) -> Result<Self, ValueError> {
@@ -242,13 +244,12 @@ value!(Vec<Part>, 6);
 /// The bytes of `value`, with an empty inline place.
 #[must_use]
 pub fn encode<T: Value>(value: &T) -> Vec<u8> {
-    let archive = value.archive();
-    let mut bytes = Vec::with_capacity(VALUE_HEAD_LEN + archive.len());
-    bytes.resize(VALUE_HEAD_LEN, 0);
-    bytes[0] = VERSION;
-    bytes[1] = T::KIND;
-    bytes.extend_from_slice(&archive);
-    bytes
+    let mut head = Vec::with_capacity(ENCODED_LEN_USUAL);
+    head.resize(VALUE_HEAD_LEN, 0);
+    head[0] = VERSION;
+    head[1] = T::KIND;
+    // References inside an archive are relative, so the head in front of it does not move them.
+    value.archive(head)
 }
 
 /// # Errors

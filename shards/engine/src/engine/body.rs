@@ -28,7 +28,10 @@ struct Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.engine.tell(self.shard, Ask::Unpin(self.id));
+        match self.engine.own_shard(self.shard) {
+            Some(shard) => shard.unpin(self.id),
+            None => self.engine.tell(self.shard, Ask::Unpin(self.id)),
+        }
     }
 }
 
@@ -47,9 +50,9 @@ impl ObjectReader {
         // First the pin, so that it goes back whatever happens below.
         let id = found.pin.ok_or_else(|| EngineError::Damaged("a lookup came without its pin".to_owned()))?;
         let pin = Rc::new(Pin { engine: engine.clone(), shard, id });
-        let object = value::decode::<Object>(&found.value)?;
+        let object = found.object;
         let inline = match &object.body {
-            Body::Inline { crcs } => value::inline_place(&found.value).map(|place| InlineBody {
+            Body::Inline { crcs } => found.inline.map(|place| InlineBody {
                 extent: place.extent,
                 offset: place.offset,
                 len: place.len,
@@ -291,8 +294,8 @@ impl BodyReader {
                 Piece::Inline(body, range) => {
                     let place = place_of(&self.engine, self.shard, &self.places, body.extent).await?;
                     let range = narrow(&range)?;
-                    let damage = self.engine.note_damage();
-                    let bytes = self.bodies.read_inline(&place, &body, range, &damage).await?;
+                    let bytes =
+                        self.bodies.read_inline(&place, &body, range, &self.engine.inner.on_damage).await?;
                     return Ok(Some(bytes));
                 }
                 Piece::Part(PartBody::Striped(striped), range) => self.start(&striped, range).await?,
@@ -372,7 +375,7 @@ async fn reader(
     learn(engine, shard, places, &extents).await?;
     let known = Rc::clone(places);
     let find: crate::body::Places = Rc::new(move |extent| known.borrow().get(&extent).cloned());
-    Ok(bodies.reader(Rc::new(body), range, find, engine.note_damage(), memory)?)
+    Ok(bodies.reader(Rc::new(body), range, find, Rc::clone(&engine.inner.on_damage), memory)?)
 }
 
 async fn read_blob<T: Value>(

@@ -9,8 +9,8 @@ use crate::error::EngineError;
 use crate::index::key::{self, VersionOrder};
 use crate::request::{Ask, Reply};
 use crate::shard::list::{ListChunk, ListItem, ListQuery};
-use crate::shard::mutate::{Guard, PutDone, PutObject};
-use crate::value::{self, Body, Checksum, Extension, Object};
+use crate::shard::mutate::{Found, Guard, PutDone, PutObject};
+use crate::value::{Body, Checksum, Extension, Object};
 
 /// What the caller says of an object; the rest the engine knows.
 #[derive(Clone, Debug, Default)]
@@ -85,10 +85,7 @@ impl Engine {
     pub async fn lookup(&self, bucket: u64, name: &[u8]) -> Result<Option<Object>, EngineError> {
         let shard = self.shard_of(bucket, name);
         let key = key::object(bucket, name, VersionOrder::NULL);
-        match self.ask(shard, Ask::Lookup { key, pin: false }).await? {
-            Reply::Found(found) => Ok(found?.map(|found| value::decode(&found.value)).transpose()?),
-            _ => Err(EngineError::Closed),
-        }
+        Ok(self.find(shard, key, false).await?.map(|found| found.object))
     }
 
     /// Opens the object under `name` for reading; its bytes stay readable for as long as the reader lives, whatever
@@ -99,18 +96,28 @@ impl Engine {
     pub async fn open(&self, bucket: u64, name: &[u8]) -> Result<Option<ObjectReader>, EngineError> {
         let shard = self.shard_of(bucket, name);
         let key = key::object(bucket, name, VersionOrder::NULL);
+        let open = async move |engine: &Engine| match engine.find(shard, key, true).await? {
+            Some(found) => ObjectReader::new(engine, shard, found).map(Some),
+            None => Ok(None),
+        };
+        if self.own_shard(shard).is_some() {
+            return open(self).await;
+        }
         // In a task of its own: if the caller goes away while the answer is on its way, the pin still goes back.
         let engine = self.clone();
-        let task = self.inner.core.spawn(async move {
-            match engine.ask(shard, Ask::Lookup { key, pin: true }).await? {
-                Reply::Found(found) => match found? {
-                    Some(found) => ObjectReader::new(&engine, shard, found).map(Some),
-                    None => Ok(None),
-                },
-                _ => Err(EngineError::Closed),
-            }
-        });
+        let task = self.inner.core.spawn(async move { open(&engine).await });
         task.await.unwrap_or(Err(EngineError::Closed))
+    }
+
+    /// The value of `key`, with a pin if one is asked for.
+    async fn find(&self, shard: u16, key: Vec<u8>, pin: bool) -> Result<Option<Found>, EngineError> {
+        if let Some(shard) = self.own_shard(shard) {
+            return shard.lookup(&key, pin).await;
+        }
+        match self.ask(shard, Ask::Lookup { key, pin }).await? {
+            Reply::Found(found) => found,
+            _ => Err(EngineError::Closed),
+        }
     }
 
     /// Deletes the object under `name`; `false` when there was none.

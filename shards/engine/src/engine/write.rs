@@ -285,7 +285,7 @@ pub(super) async fn assemble(
     for prints in footprints {
         total.merge(prints);
     }
-    if parts.archive().len() <= PARTS_LEN_MAX {
+    if parts.archive(Vec::new()).len() <= PARTS_LEN_MAX {
         let footprint = total.finish()?;
         return Ok(Assembled { body: Body::Parts(parts), footprint, blobs: Vec::new(), leases: None });
     }

@@ -42,10 +42,12 @@ pub struct PutDone {
     pub modified: u64,
 }
 
-/// A value as a reader gets it: its extents' places, and the pin that keeps them.
+/// An object as a reader gets it: its extents' places, and the pin that keeps them.
 #[derive(Debug)]
 pub struct Found {
-    pub value: Vec<u8>,
+    pub object: Object,
+    /// Where the body lies, if it is inline.
+    pub inline: Option<value::InlinePlace>,
     pub placements: Vec<Placement>,
     /// To be given back; `None` when the reader asked for none.
     pub pin: Option<u64>,
@@ -129,14 +131,17 @@ impl Shard {
     pub(crate) async fn lookup(&self, key: &[u8], pin: bool) -> Result<Option<Found>, EngineError> {
         loop {
             let Some(value) = self.index.get(key).await? else { return Ok(None) };
+            let object = value::decode::<Object>(&value)?;
+            let inline = value::inline_place(&value);
             if !pin {
-                return Ok(Some(Found { value: value.to_vec(), placements: Vec::new(), pin: None }));
+                return Ok(Some(Found { object, inline, placements: Vec::new(), pin: None }));
             }
-            let extents = extents_of(&value)?;
+            let extents = extents_of(&object, inline);
+            let placements = self.placements(&extents);
             // No pin: the value was superseded while it was read, and its extents are being freed.
-            if let Some(pin) = self.pin(extents.clone()) {
-                let placements = self.placements(&extents);
-                return Ok(Some(Found { value: value.to_vec(), placements, pin: Some(pin) }));
+            if let Some(pin) = self.pin(extents) {
+                // No await between the pin and the answer: a caller that goes away leaves no pin behind.
+                return Ok(Some(Found { object, inline, placements, pin: Some(pin) }));
             }
             self.core.yield_now().await;
         }
@@ -226,9 +231,8 @@ fn live_place(value: &[u8]) -> Option<value::InlinePlace> {
     value::inline_place(value).filter(|place| place.len > 0)
 }
 
-/// The extents an object's value names, inline body included.
-fn extents_of(value: &[u8]) -> Result<Vec<ExtentId>, EngineError> {
-    let object = value::decode::<Object>(value)?;
-    let inline = live_place(value).map(|place| place.extent);
-    Ok(object.footprint.iter().map(|print| ExtentId(print.extent)).chain(inline).collect())
+/// The extents an object lies in, its inline body included.
+fn extents_of(object: &Object, inline: Option<value::InlinePlace>) -> Vec<ExtentId> {
+    let inline = inline.filter(|place| place.len > 0).map(|place| place.extent);
+    object.footprint.iter().map(|print| ExtentId(print.extent)).chain(inline).collect()
 }
