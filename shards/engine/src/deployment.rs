@@ -6,12 +6,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Core, Disk, File, WriteMode};
 
 use crate::body::layout::STRIP_LEN_MAX;
+use crate::extent::flushes::Flushes;
 use crate::extent::{ExtentId, Geometry};
 use crate::format::frame::FrameError;
 use crate::format::root::{LogPosition, ROOT_COPY_LEN, Root};
@@ -53,6 +54,8 @@ pub struct Deployment {
     pub paths: Vec<PathBuf>,
     /// It was formatted just now.
     pub fresh: bool,
+    /// Made by the first core that starts.
+    flushes: OnceLock<Arc<Flushes>>,
 }
 
 /// What a path turned out to hold.
@@ -202,6 +205,11 @@ pub fn geometry_for(k: u8, m: u8, capacity: u64, class: DiskClass, shard_count: 
 }
 
 impl Deployment {
+    /// What `core_count` cores know of each other's flushes; they all give the same number.
+    pub(crate) fn flushes(&self, core_count: u16) -> Arc<Flushes> {
+        Arc::clone(self.flushes.get_or_init(|| Flushes::new(self.paths.len(), core_count)))
+    }
+
     /// Formats empty disks or opens formatted ones, and makes a new epoch durable on all of them. The caller holds the
     /// disks' locks.
     ///
@@ -369,7 +377,7 @@ async fn open(core: &Core, disks: Vec<(PathBuf, Disk, DiskState)>) -> Result<Dep
         }
     }
     let paths = members.into_iter().map(|(path, ..)| path).collect();
-    Ok(Deployment { superblock: current, paths, fresh: false })
+    Ok(Deployment { superblock: current, paths, fresh: false, flushes: OnceLock::new() })
 }
 
 async fn write_superblock(core: &Core, file: &File, superblock: &Superblock) -> io::Result<()> {
@@ -433,7 +441,7 @@ async fn format(
         }
     }
     let paths = disks.into_iter().map(|(path, ..)| path).collect();
-    Ok(Deployment { superblock: own(0, 3, State::Ready), paths, fresh: true })
+    Ok(Deployment { superblock: own(0, 3, State::Ready), paths, fresh: true, flushes: OnceLock::new() })
 }
 
 fn random_id(core: &Core) -> [u8; 16] {

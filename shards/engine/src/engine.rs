@@ -28,6 +28,7 @@ use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor, OnDamage};
 use crate::buckets::Buckets;
 use crate::deployment::{Deployment, shard_file};
 use crate::error::EngineError;
+use crate::extent::flushes::CoreFlushes;
 use crate::extent::{ArenaFiles, DiskFiles};
 use crate::format::superblock::HASH_SLOT_COUNT;
 use crate::request::{Ask, Reply, Request};
@@ -90,12 +91,13 @@ impl Engine {
             disks.push(Some(disk));
         }
         let body_core = BodyCore::new(core.clone(), &superblock.geometry);
+        let flushes = CoreFlushes::new(deployment.flushes(core_count), core.id());
         let mut access = Vec::new();
         let mut shards = BTreeMap::new();
         let mut recovered = Vec::new();
         for id in 0..superblock.shard_count {
             let owner = owner_of(id, core_count);
-            let files = open_files(&deployment, &disks, id)?;
+            let files = open_files(&deployment, &disks, id, &flushes)?;
             if owner == core.id() {
                 let context = ShardContext {
                     core: core.clone(),
@@ -324,6 +326,7 @@ fn open_files(
     deployment: &Deployment,
     disks: &[Option<Disk>],
     shard: u16,
+    flushes: &Rc<CoreFlushes>,
 ) -> Result<Rc<ArenaFiles>, EngineError> {
     let mut files = Vec::with_capacity(disks.len());
     for disk in disks {
@@ -337,7 +340,7 @@ fn open_files(
         };
         files.push(Some(DiskFiles { log: open("log")?, data: open("data")?, table: open("table")? }));
     }
-    Ok(ArenaFiles::new(deployment.superblock.geometry, files))
+    Ok(ArenaFiles::sharing(deployment.superblock.geometry, files, Rc::clone(flushes)))
 }
 
 fn open_roots(

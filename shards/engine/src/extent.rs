@@ -4,12 +4,16 @@
 //! disks an extent's columns lie. So repair, growth and replication never rewrite a record. An id is never used twice;
 //! the slots behind it are, each time under a new id.
 
+pub mod flushes;
 pub(crate) mod table;
 
+use std::io;
 use std::rc::Rc;
 
-use basalt_reactor::File;
 use basalt_reactor::disk::BLOCK_LEN;
+use basalt_reactor::{Core, CoreId, File};
+
+use self::flushes::{CoreFlushes, FlushMark, Flushes};
 
 /// Names one extent of one shard, for all time. Ids grow by one per allocation; 0 names none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +94,7 @@ pub struct ArenaFiles {
     geometry: Geometry,
     /// Indexed by disk.
     disks: Vec<Option<DiskFiles>>,
+    flushes: Rc<CoreFlushes>,
 }
 
 /// One disk's three arena files of a shard.
@@ -100,9 +105,49 @@ pub struct DiskFiles {
 }
 
 impl ArenaFiles {
+    /// The files of a core that no other shares the disks with.
     #[must_use]
     pub fn new(geometry: Geometry, disks: Vec<Option<DiskFiles>>) -> Rc<ArenaFiles> {
-        Rc::new(ArenaFiles { geometry, disks })
+        let flushes = CoreFlushes::new(Flushes::new(disks.len(), 1), CoreId(0));
+        ArenaFiles::sharing(geometry, disks, flushes)
+    }
+
+    /// The files of one of several cores.
+    #[must_use]
+    pub fn sharing(
+        geometry: Geometry,
+        disks: Vec<Option<DiskFiles>>,
+        flushes: Rc<CoreFlushes>,
+    ) -> Rc<ArenaFiles> {
+        Rc::new(ArenaFiles { geometry, disks, flushes })
+    }
+
+    /// What the cores know of the disks' flushes.
+    #[must_use]
+    pub fn flushes(&self) -> &Rc<CoreFlushes> {
+        &self.flushes
+    }
+
+    /// Flushes `file`, which lies on `disk`, in sight of the other cores.
+    pub fn sync(&self, disk: DiskIndex, file: &File) -> impl Future<Output = io::Result<()>> + use<> {
+        let (flush, file) = (self.flushes.begin(disk), file.clone());
+        async move { flush.end(file.sync().await) }
+    }
+
+    /// Flushes `file`, which lies on `disk`, and answers for everything that was written to it after `mark` was taken.
+    pub fn sync_since(
+        &self,
+        core: &Core,
+        disk: DiskIndex,
+        file: &File,
+        mark: FlushMark,
+    ) -> impl Future<Output = io::Result<()>> + use<> {
+        let (synced, core, flushes) = (self.sync(disk, file), core.clone(), Rc::clone(&self.flushes));
+        async move {
+            synced.await?;
+            flushes.settle(&core, disk, flushes.begun(disk)).await;
+            flushes.check(disk, mark)
+        }
     }
 
     #[must_use]

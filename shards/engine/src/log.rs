@@ -6,13 +6,15 @@
 
 pub(crate) mod replay;
 
+use std::io;
 use std::rc::Rc;
 
 use basalt_reactor::disk::BLOCK_LEN;
-use basalt_reactor::{Buf, Core, Slice, WriteMode};
+use basalt_reactor::{Buf, Core, File, Slice, WriteMode};
 
 use crate::body::DeviceError;
 use crate::checksum::crc32c;
+use crate::extent::flushes::CoreFlushes;
 use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchHeader};
 use crate::format::codec::Encoder;
@@ -196,6 +198,7 @@ pub(crate) async fn prepare_extent(
     header: &LogHeader,
     prewritten: bool,
 ) -> Result<(), LogError> {
+    let marks: Vec<_> = placement.columns.iter().map(|column| files.flushes().mark(column.disk)).collect();
     if !prewritten {
         let slot_len = files.geometry().log_slot_len;
         let chunk = slot_len.min(basalt_reactor::arena::BUF_LEN_MAX as u64);
@@ -215,9 +218,9 @@ pub(crate) async fn prepare_extent(
     block.copy_from_slice(&bytes);
     let block = block.freeze();
     write_columns(core, files, placement, &block, 0, WriteMode::Volatile).await?;
-    for &column in &placement.columns {
+    for (&column, mark) in placement.columns.iter().zip(marks) {
         if let Some((file, _)) = files.locate(ExtentClass::Log, column) {
-            file.sync().await.map_err(|error| LogError {
+            files.sync_since(core, column.disk, file, mark).await.map_err(|error| LogError {
                 extent: placement.id,
                 disk: column.disk,
                 error: (&error).into(),
@@ -252,8 +255,7 @@ async fn write_columns(
     if let [column] = placement.columns.as_slice() {
         let (file, start) =
             files.locate(placement.class, *column).ok_or_else(|| fail(column.disk, &absent))?;
-        return file
-            .write_at(data.clone(), start + offset, mode)
+        return write_column(files.flushes(), column.disk, file, data.clone(), start + offset, mode)
             .await
             .map_err(|error| fail(column.disk, &error));
     }
@@ -261,9 +263,10 @@ async fn write_columns(
     for &column in &placement.columns {
         let (file, start) =
             files.locate(placement.class, column).ok_or_else(|| fail(column.disk, &absent))?;
-        let (file, data) = (file.clone(), data.clone());
-        writes
-            .push((column.disk, core.spawn(async move { file.write_at(data, start + offset, mode).await })));
+        let (flushes, file, data) = (Rc::clone(files.flushes()), file.clone(), data.clone());
+        let disk = column.disk;
+        let write = async move { write_column(&flushes, disk, &file, data, start + offset, mode).await };
+        writes.push((disk, core.spawn(write)));
     }
     let mut first = Ok(());
     for (disk, write) in writes {
@@ -273,4 +276,18 @@ async fn write_columns(
         }
     }
     first
+}
+
+async fn write_column(
+    flushes: &Rc<CoreFlushes>,
+    disk: DiskIndex,
+    file: &File,
+    data: Slice,
+    offset: u64,
+    mode: WriteMode,
+) -> io::Result<()> {
+    match mode {
+        WriteMode::Volatile => file.write_at(data, offset, mode).await,
+        WriteMode::Stable => flushes.write_stable(disk, file, data, offset).await,
+    }
 }

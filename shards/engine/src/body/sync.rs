@@ -1,8 +1,8 @@
 //! Shared syncs: however many writers finish at one moment, each file is flushed once for all of them.
 //!
-//! A flush covers what was written before it began, so a writer that comes while one runs waits for the next. After a
-//! failed flush the kernel may forget the failure and report the next one as good although bytes were dropped; so a
-//! failure condemns everything written before it, also what had not asked for a flush yet.
+//! A flush covers what was written before it began, so a writer that comes while one runs waits for the next. A failure
+//! condemns everything written to the disk before it, also what had not asked for a flush yet, whichever core wrote it and
+//! whichever saw the failure ([`crate::extent::flushes`]).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,6 +12,7 @@ use std::task::{Poll, Waker};
 use basalt_reactor::{Core, File};
 
 use super::error::DeviceError;
+use crate::extent::flushes::FlushMark;
 use crate::extent::{ArenaFiles, Column, DiskIndex, ExtentClass};
 use crate::mutant::Mutant;
 
@@ -23,10 +24,6 @@ pub struct SyncGroup {
     points: RefCell<Vec<Rc<SyncPoint>>>,
 }
 
-/// How many syncs of a file had failed at some moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SyncMark(u64);
-
 #[derive(Default)]
 struct SyncPoint {
     state: RefCell<SyncState>,
@@ -36,15 +33,14 @@ struct SyncPoint {
 struct SyncState {
     running: bool,
     started: u64,
-    failures: u64,
-    last_failure: Option<DeviceError>,
     /// Whom the next sync to start will serve.
     line: Vec<Rc<RefCell<Waiter>>>,
 }
 
 #[derive(Default)]
 struct Waiter {
-    done: bool,
+    /// How the sync ended; when well, with how many flushes of the disk had begun by then.
+    done: Option<Result<u64, DeviceError>>,
     waker: Option<Waker>,
 }
 
@@ -56,8 +52,8 @@ impl SyncGroup {
 
     /// To be taken before the first write that a later [`SyncGroup::sync`] shall vouch for.
     #[must_use]
-    pub fn mark(&self, disk: DiskIndex) -> SyncMark {
-        SyncMark(self.point(disk).state.borrow().failures)
+    pub fn mark(&self, disk: DiskIndex) -> FlushMark {
+        self.files.flushes().mark(disk)
     }
 
     /// Syncs of all disks that were started so far.
@@ -70,14 +66,14 @@ impl SyncGroup {
     /// every write that completed before the call and began after `since`.
     ///
     /// # Errors
-    /// In the future: what the device said, also when it said so between `since` and now.
+    /// In the future: what the device said, also when it said so to somebody else between `since` and now.
     ///
     /// # Panics
     /// If the disk is absent: it was present when it was written to.
     pub fn sync(
         &self,
         disk: DiskIndex,
-        since: SyncMark,
+        since: FlushMark,
     ) -> impl Future<Output = Result<(), DeviceError>> + use<> {
         let point = self.point(disk);
         let waiter = Rc::new(RefCell::new(Waiter::default()));
@@ -89,23 +85,23 @@ impl SyncGroup {
         if start {
             let column = Column { disk, slot: 0 };
             let (file, _) = self.files.locate(ExtentClass::Data, column).expect("a written disk is present");
-            drop(self.core.spawn(serve(Rc::clone(&point), file.clone())));
+            drop(self.core.spawn(serve(point, Rc::clone(&self.files), disk, file.clone())));
         }
+        let (core, files) = (self.core.clone(), Rc::clone(&self.files));
         async move {
-            poll_fn(|cx| {
+            let done = poll_fn(|cx| {
                 let mut waiter = waiter.borrow_mut();
-                if waiter.done {
-                    return Poll::Ready(());
+                match waiter.done {
+                    Some(done) => Poll::Ready(done),
+                    None => {
+                        waiter.waker = Some(cx.waker().clone());
+                        Poll::Pending
+                    }
                 }
-                waiter.waker = Some(cx.waker().clone());
-                Poll::Pending
-            })
-            .await;
-            let state = point.state.borrow();
-            match state.last_failure {
-                Some(error) if state.failures != since.0 => Err(error),
-                _ => Ok(()),
-            }
+            });
+            let begun = done.await?;
+            files.flushes().settle(&core, disk, begun).await;
+            files.flushes().check(disk, since).map_err(|error| DeviceError::from(&error))
         }
     }
 
@@ -120,7 +116,7 @@ impl SyncGroup {
 }
 
 /// Syncs for as long as somebody waits. A task of its own, so that no dropped writer stops it for the others.
-async fn serve(point: Rc<SyncPoint>, file: File) {
+async fn serve(point: Rc<SyncPoint>, files: Rc<ArenaFiles>, disk: DiskIndex, file: File) {
     loop {
         let served = {
             let mut state = point.state.borrow_mut();
@@ -131,16 +127,15 @@ async fn serve(point: Rc<SyncPoint>, file: File) {
             state.started += 1;
             std::mem::take(&mut state.line)
         };
-        let result = if Mutant::DataSyncSkipped.is_active() { Ok(()) } else { file.sync().await };
-        if let Err(error) = result {
-            let mut state = point.state.borrow_mut();
-            state.failures += 1;
-            state.last_failure = Some(DeviceError::from(&error));
-        }
+        let result = if Mutant::DataSyncSkipped.is_active() { Ok(()) } else { files.sync(disk, &file).await };
+        let done = match result {
+            Ok(()) => Ok(files.flushes().begun(disk)),
+            Err(error) => Err(DeviceError::from(&error)),
+        };
         for waiter in served {
             let waker = {
                 let mut waiter = waiter.borrow_mut();
-                waiter.done = true;
+                waiter.done = Some(done);
                 waiter.waker.take()
             };
             if let Some(waker) = waker {

@@ -12,11 +12,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use basalt_reactor::sim::{Config, DiskHandle, Random, World};
-use basalt_reactor::{Core, Disk};
+use basalt_reactor::{Core, CoreId, Disk};
 
 use super::lease::LeaseFuture;
 use super::walk::ExtentDirectory;
 use super::*;
+use crate::extent::flushes::{CoreFlushes, Flushes};
 use crate::extent::{Column, DiskFiles, DiskIndex, ExtentClass};
 
 /// Extents that the lessor has, each with a slot on every disk.
@@ -122,6 +123,18 @@ fn disk_path(index: usize) -> std::path::PathBuf {
 }
 
 fn open(core: &Core, geometry: Geometry, lessor: &Rc<TestLessor>, absent: &[usize]) -> Rc<Bodies> {
+    let flushes = Flushes::new(geometry.columns(), 1);
+    open_sharing(core, geometry, lessor, absent, CoreFlushes::new(flushes, CoreId(0)))
+}
+
+/// The files as one of several cores sees them.
+pub(super) fn open_sharing(
+    core: &Core,
+    geometry: Geometry,
+    lessor: &Rc<TestLessor>,
+    absent: &[usize],
+    flushes: Rc<CoreFlushes>,
+) -> Rc<Bodies> {
     let disks = (0..geometry.columns())
         .map(|index| {
             let disk = Disk::open(core, &disk_path(index)).expect("opens");
@@ -130,7 +143,7 @@ fn open(core: &Core, geometry: Geometry, lessor: &Rc<TestLessor>, absent: &[usiz
             (!absent.contains(&index)).then_some(files)
         })
         .collect();
-    let files = ArenaFiles::new(geometry, disks);
+    let files = ArenaFiles::sharing(geometry, disks, flushes);
     let lessor: Rc<dyn Lessor> = Rc::clone(lessor) as Rc<dyn Lessor>;
     Bodies::new(BodyCore::new(core.clone(), &geometry), files, lessor, ORIGIN)
 }

@@ -22,8 +22,8 @@ use super::directory::{self, Content, DirectoryChunk, DirectoryEntry, Owner};
 use super::error::{BodyError, DeviceError, Operation};
 use super::layout::{BLOCK_CRC_LEN, Segment, StripeShape, StripedBody};
 use super::lease::Leases;
-use super::sync::SyncMark;
 use crate::checksum::crc32c;
+use crate::extent::flushes::FlushMark;
 use crate::extent::{DiskIndex, ExtentClass, Geometry, Placement};
 
 /// Bytes of a run over all its columns at most (unless a single stripe is longer).
@@ -59,7 +59,7 @@ pub struct Writer {
     memory_lent: bool,
     run: Option<Run>,
     flights: VecDeque<Flight>,
-    touched: Vec<(DiskIndex, SyncMark)>,
+    touched: Vec<(DiskIndex, FlushMark)>,
     failed: Option<BodyError>,
 }
 

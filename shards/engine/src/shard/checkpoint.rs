@@ -16,7 +16,7 @@ use super::{CHECKPOINT_LOG_SLOTS, MEMTABLE_LEN_MAX, Shard};
 use crate::body::DeviceError;
 use crate::checksum::crc32c;
 use crate::error::EngineError;
-use crate::extent::{ExtentClass, ExtentId, Placement};
+use crate::extent::{DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::format::manifest::{ExtentEntry, Manifest};
 use crate::format::root::{MANIFEST_EXTENT_COUNT_MAX, ROOT_COPY_LEN, Root};
 use crate::index::ObsoleteTable;
@@ -295,6 +295,7 @@ impl Shard {
             };
             let (file, start) =
                 self.files.locate(ExtentClass::Table, column).ok_or_else(|| absent(column.disk.0))?;
+            let mark = self.files.flushes().mark(column.disk);
             for (index, part) in bytes.chunks(BUF_LEN_MAX).enumerate() {
                 let mut buf = self.core.arena().alloc(part.len().next_multiple_of(BLOCK_LEN)).await;
                 buf.set_len(part.len().next_multiple_of(BLOCK_LEN));
@@ -306,7 +307,8 @@ impl Shard {
                     .map_err(|error| fail(&error))?;
             }
             if !Mutant::ManifestNotSynced.is_active() {
-                file.sync().await.map_err(|error| fail(&error))?;
+                let synced = self.files.sync_since(&self.core, column.disk, file, mark);
+                synced.await.map_err(|error| fail(&error))?;
             }
         }
         Ok(())
@@ -325,10 +327,10 @@ impl Shard {
     async fn write_root_copy(&self, root: &Root) -> Result<(), EngineError> {
         let bytes = root.encode();
         let offset = (root.sequence & 1) * ROOT_COPY_LEN as u64;
-        for file in &self.roots {
+        for (disk, file) in (0..).map(DiskIndex).zip(&self.roots) {
             let mut buf = self.core.arena().alloc(bytes.len()).await;
             buf.copy_from_slice(&bytes);
-            if let Err(error) = file.write_at(buf.freeze(), offset, WriteMode::Stable).await {
+            if let Err(error) = self.files.flushes().write_stable(disk, file, buf.freeze(), offset).await {
                 let reason = format!("root: {}", DeviceError::from(&error));
                 self.fail(reason.clone());
                 return Err(EngineError::ShardFailed { shard: self.id, reason });

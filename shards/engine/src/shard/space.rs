@@ -154,7 +154,7 @@ impl Space {
         let grown = self.extents.borrow().grown(class, disk) + 1;
         let result = match file.grow(u64::from(grown) * slot_len).await {
             // A record may name the slot before anything in it was synced; the room must be there after a power cut.
-            Ok(()) => file.sync().await,
+            Ok(()) => self.files.sync(disk, file).await,
             Err(error) => Err(error),
         };
         match result {

@@ -1,5 +1,7 @@
 //! What was written comes back, however it was announced, cut and crowded; also after a power cut.
 
+use std::sync::Arc;
+
 use basalt_reactor::sim::{Access, Crash};
 
 use super::*;
@@ -251,6 +253,46 @@ fn a_failed_sync_condemns_what_was_written_before_it() {
     assert!(matches!(second, Err(BodyError::Device { .. })), "{second:?}");
     assert!(matches!(first, Err(BodyError::Device { .. })), "{first:?}");
     assert!(rig.write(&[3; 8192], None).is_ok(), "later bodies are not concerned");
+}
+
+/// The device reports a failed flush to one core, and to the other's later flush that all is well.
+#[test]
+fn a_failed_sync_condemns_what_another_core_wrote_before_it() {
+    for seed in 0..8 {
+        let mut rig = Rig::new(seed, geometry(1, 0, 4096), 16 << 20);
+        let cores = rig.world.boot(2);
+        let flushes = Flushes::new(1, 2);
+        rig.lessor = TestLessor::new(cores[0].clone(), rig.geometry, rig.random.fork());
+        let bodies: Vec<_> = cores
+            .iter()
+            .map(|core| {
+                let flushes = CoreFlushes::new(Arc::clone(&flushes), core.id());
+                open_sharing(core, rig.geometry, &rig.lessor, &[], flushes)
+            })
+            .collect();
+        let disk = rig.disk(DiskIndex(0));
+        let random = rig.random.fork();
+        let (ours, theirs, after) = rig.world.run(async move {
+            let mut early = writer(&bodies[0]);
+            early.expect(8192);
+            early.write(&[1; 8192]).await.expect("writes");
+            // The write itself is over before the flush that fails.
+            cores[0].sleep(Duration::from_millis(50)).await;
+            disk.set_failing(Access::Sync, true);
+            let other = Rc::clone(&bodies[1]);
+            let task =
+                cores[1].spawn(async move { write(&other, &[2; 8192], None, random).await.map(|_| ()) });
+            let theirs = task.await.expect("not cancelled");
+            disk.set_failing(Access::Sync, false);
+            let ours = early.finish().await.map(|_| ());
+            let mut late = writer(&bodies[0]);
+            late.write(&[3; 8192]).await.expect("writes");
+            (ours, theirs, late.finish().await.map(|_| ()))
+        });
+        assert!(matches!(theirs, Err(BodyError::Device { .. })), "{theirs:?}");
+        assert!(matches!(ours, Err(BodyError::Device { .. })), "{ours:?}");
+        assert_eq!(after, Ok(()), "later bodies are not concerned");
+    }
 }
 
 #[test]

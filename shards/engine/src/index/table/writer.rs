@@ -16,6 +16,7 @@ use super::frame::{FRAME_HEAD_LEN, FrameKind, FramePlace, seal};
 use super::header::{HEADER_FRAME_LEN, Header, SECTION_FRAME_LEN, SECTION_PAYLOAD_LEN, section_len};
 use super::store::TableStore;
 use super::{Table, TableDescriptor};
+use crate::extent::flushes::FlushMark;
 use crate::extent::{DiskIndex, ExtentClass, Placement};
 use crate::index::error::IndexError;
 use crate::index::key::KEY_LEN_MAX;
@@ -41,6 +42,8 @@ pub(crate) struct Authorship {
 pub(crate) struct TableWriter {
     store: Rc<TableStore>,
     placement: Placement,
+    /// By column, from before the first write.
+    marks: Vec<FlushMark>,
     authorship: Authorship,
     block: BlockBuilder,
     /// Length in 4 KiB blocks and last key of the block before, whose separator waits for the next key.
@@ -61,9 +64,12 @@ pub(crate) struct TableWriter {
 impl TableWriter {
     pub(crate) fn new(store: Rc<TableStore>, placement: Placement, authorship: Authorship) -> TableWriter {
         assert!(placement.class == ExtentClass::Table, "a table in an extent of another class");
+        let flushes = store.files.flushes();
+        let marks = placement.columns.iter().map(|column| flushes.mark(column.disk)).collect();
         TableWriter {
             store,
             placement,
+            marks,
             authorship,
             block: BlockBuilder::new(),
             ended: None,
@@ -255,10 +261,10 @@ impl TableWriter {
     }
 
     async fn sync(&mut self) -> Result<(), IndexError> {
-        for &column in &self.placement.columns {
+        for (&column, &mark) in self.placement.columns.iter().zip(&self.marks) {
             let Some((file, _)) = self.store.files.locate(ExtentClass::Table, column) else { continue };
-            let file = file.clone();
-            self.in_flight.push((column.disk, self.store.core.spawn(async move { file.sync().await })));
+            let sync = self.store.files.sync_since(&self.store.core, column.disk, file, mark);
+            self.in_flight.push((column.disk, self.store.core.spawn(sync)));
         }
         if self.in_flight.is_empty() {
             return Err(IndexError::Absent { extent: self.placement.id });
