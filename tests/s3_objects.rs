@@ -10,6 +10,8 @@ mod client;
 #[path = "s3_objects/overload.rs"]
 mod overload;
 
+use rustix::process::Signal;
+
 use crate::child::{Child, directory};
 use crate::client::{ACCESS_KEY, Client, SECRET_KEY};
 
@@ -192,4 +194,45 @@ fn an_acknowledged_object_survives_a_kill() {
     let server = start(&dir);
     assert!(server.client.call("GET", "/bucket/small", &[], b"").body == small);
     assert!(server.client.call("GET", "/bucket/large", &[], b"").body == large);
+}
+
+/// Log batches that the start of `server` replayed, over all cores.
+fn replayed(server: &Server) -> u64 {
+    let stderr = server.child.stderr();
+    let lines: Vec<&str> = stderr.lines().filter(|line| line.contains("log replayed")).collect();
+    assert_eq!(lines.len(), cores().parse::<usize>().unwrap(), "{stderr}");
+    let batches = |line: &&str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["batches"].as_u64().unwrap()
+    };
+    lines.iter().map(batches).sum()
+}
+
+#[test]
+fn a_clean_stop_leaves_nothing_to_replay() {
+    let dir = directory("objects-clean-stop");
+    let json = ["--log-format", "json"];
+    let mut server = start_with(&dir, &json);
+    assert_eq!(server.client.call("PUT", "/bucket", &[], b"").status, 200);
+    for index in 0..20 {
+        let body = content(index * 20 * KIB);
+        assert_eq!(server.client.call("PUT", &format!("/bucket/{index}"), &[], &body).status, 200);
+    }
+    server.child.signal(Signal::TERM);
+    assert_eq!(server.child.wait(), Some(0));
+
+    let server = start_with(&dir, &json);
+    assert_eq!(replayed(&server), 0);
+    for index in 0..20 {
+        assert!(
+            server.client.call("GET", &format!("/bucket/{index}"), &[], b"").body
+                == content(index * 20 * KIB)
+        );
+    }
+    assert_eq!(server.client.call("PUT", "/bucket/after", &[], b"x").status, 200);
+    // Killed, not stopped.
+    drop(server);
+    let server = start_with(&dir, &json);
+    assert!(replayed(&server) > 0);
+    assert_eq!(server.client.call("GET", "/bucket/after", &[], b"").body, b"x");
 }

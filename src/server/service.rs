@@ -57,9 +57,13 @@ pub(super) async fn open(
     let cores = u16::try_from(config.cpus.len()).expect("cores are capped far below");
     let engine =
         Engine::start(core, Arc::clone(&deployment), cores, port).await.map_err(StartError::Engine)?;
+    let (mut batches, mut log_len) = (0, 0);
     for (shard, recovered) in engine.recovered() {
         tracing::debug!(core = core.id().0, shard, ?recovered, "shard open");
+        batches += recovered.batches;
+        log_len += recovered.log_len;
     }
+    tracing::info!(core = core.id().0, shards = engine.recovered().len(), batches, log_len, "log replayed");
     shared.started.fetch_add(1, Ordering::Relaxed);
     while shared.started.load(Ordering::Relaxed) < config.cpus.len() {
         core.sleep(START_POLL).await;

@@ -252,6 +252,30 @@ impl Engine {
         Ok(())
     }
 
+    /// As [`Engine::checkpoint`], for the shards of this core alone. The last thing before a clean stop: the next start then
+    /// has nothing to replay.
+    ///
+    /// # Errors
+    /// As [`Engine::checkpoint`].
+    pub async fn checkpoint_own(&self) -> Result<(), EngineError> {
+        let running: Vec<_> = self
+            .inner
+            .shards
+            .values()
+            .map(|shard| {
+                let shard = Rc::clone(shard);
+                self.inner.core.spawn(async move { shard.serve(Ask::Checkpoint).await })
+            })
+            .collect();
+        for checkpoint in running {
+            match checkpoint.await {
+                Some(Reply::Done(result)) => result?,
+                _ => return Err(EngineError::Closed),
+            }
+        }
+        Ok(())
+    }
+
     fn shard_count(&self) -> u16 {
         self.inner.deployment.superblock.shard_count
     }
