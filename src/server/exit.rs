@@ -84,3 +84,35 @@ pub(super) fn exit_on_panic() {
         std::process::exit(Exit::Panic as i32);
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Tells this test that it is its own child.
+    const CHILD: &str = "BASALT_TEST_OF_PANICS";
+
+    /// The test runs once more as a process of its own, where one thread breaks while the main one would go on.
+    #[test]
+    fn a_panic_on_any_thread_ends_the_process_with_its_own_code() {
+        if std::env::var_os(CHILD).is_some() {
+            exit_on_panic();
+            let core = std::thread::Builder::new().name("basalt-7".to_owned());
+            let _never_joined = core.spawn(|| panic!("a shard contradicts itself")).expect("a thread");
+            std::thread::sleep(Duration::from_secs(30));
+            return;
+        }
+        let name = "server::exit::tests::a_panic_on_any_thread_ends_the_process_with_its_own_code";
+        let this = std::env::current_exe().expect("a test has a file");
+        let child = Command::new(this).args(["--exact", name, "--nocapture"]).env(CHILD, "1").output();
+        let child = child.expect("it starts");
+        let said = String::from_utf8_lossy(&child.stderr);
+        assert_eq!(child.status.code(), Some(Exit::Panic as i32), "{said}");
+        let line = said.lines().find(|line| line.starts_with("basalt: bug: thread basalt-7: ")).unwrap_or("");
+        assert!(line.contains("exit.rs:"), "{said}");
+        assert!(said.contains("a shard contradicts itself"), "{said}");
+    }
+}
