@@ -68,9 +68,8 @@ fn large_bodies_go_both_ways() {
     assert_eq!(answer.body.len(), 7_000_000);
 }
 
-#[test]
-fn large_bodies_go_both_ways_over_tls() {
-    let server = Server::start_with(limits(), Some("first"));
+/// A connection over TLS that trusts the server's certificate alone.
+fn connect_tls(server: &Server) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     let certificate = format!("{}/tests/fixtures/tls/first.pem", env!("CARGO_MANIFEST_DIR"));
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
@@ -83,7 +82,13 @@ fn large_bodies_go_both_ways_over_tls() {
     let session = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
     let stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut stream = rustls::StreamOwned::new(session, stream);
+    rustls::StreamOwned::new(session, stream)
+}
+
+#[test]
+fn large_bodies_go_both_ways_over_tls() {
+    let server = Server::start_with(limits(), Some("first"));
+    let mut stream = connect_tls(&server);
     let body: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     write!(stream, "PUT /echo HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n", body.len()).unwrap();
     stream.write_all(&body).unwrap();
@@ -388,6 +393,25 @@ fn a_response_that_cannot_be_completed_is_visibly_cut() {
     client.send("GET /abort HTTP/1.1\r\nhost: h\r\n\r\n");
     let rest = client.rest();
     assert!(rest.contains("content-length: 100") && rest.ends_with("\r\n\r\npart"), "{rest}");
+}
+
+#[test]
+fn connections_beyond_the_cap_are_told_to_slow_down_over_tls_too() {
+    let server = Server::start_with(Limits { connections_max: 2, ..limits() }, Some("first"));
+    let request = "GET /hello HTTP/1.1\r\nhost: h\r\n\r\n";
+    let mut held: Vec<_> = (0..2).map(|_| connect_tls(&server)).collect();
+    for stream in &mut held {
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut status = [0; "HTTP/1.1 200".len()];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+    }
+    let mut refused = connect_tls(&server);
+    refused.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    // A missing close_notify would be an error here.
+    refused.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("<Code>SlowDown</Code>"), "{answer}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use basalt_reactor::net::{Listener, Stream};
 use basalt_reactor::ring;
 use http::HeaderValue;
 
-use super::connection::{say_and_close, serve};
+use super::connection::{say_and_close, serve, shake_hands};
 use super::endpoints::Probes;
 use super::limits::{Limits, REFUSALS_MAX, WATCH_INTERVAL};
 use super::refusal::refusal_bytes;
@@ -179,19 +179,28 @@ impl Front {
         drop(self.core.spawn(serve(Rc::clone(self), transport, remote, local)));
     }
 
-    /// Tells a client beyond the cap to slow down. A TLS client is just closed: a handshake would cost what the
-    /// cap protects.
+    /// Tells a client beyond the cap to slow down, over TLS if that is what it speaks; few at a time, as it costs what the
+    /// cap protects. The others are just closed.
     fn turn_away(self: &Rc<Self>, stream: Stream) {
-        if self.acceptor.is_some() || self.refusals.get() >= REFUSALS_MAX {
+        if self.refusals.get() >= REFUSALS_MAX {
             return;
         }
+        let transport = match &self.acceptor {
+            None => Transport::Plain(stream),
+            Some(acceptor) => match acceptor.accept(stream) {
+                Ok(stream) => Transport::Tls(Box::new(stream)),
+                Err(_) => return,
+            },
+        };
         self.refusals.set(self.refusals.get() + 1);
         let front = Rc::clone(self);
         drop(self.core.spawn(async move {
             let error = S3Error::new(ErrorCode::SlowDown);
             let bytes = refusal_bytes(&error, front.next_id(), &front.host_id, &front.date());
-            let transport = Rc::new(RefCell::new(Transport::Plain(stream)));
-            say_and_close(&front, &transport, Some(bytes), true).await;
+            let transport = Rc::new(RefCell::new(transport));
+            if shake_hands(&front, &transport).await {
+                say_and_close(&front, &transport, Some(bytes), true).await;
+            }
             front.refusals.set(front.refusals.get() - 1);
         }));
     }

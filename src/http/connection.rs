@@ -363,6 +363,23 @@ fn handshake_unfinished(transport: &Transport) -> bool {
     }
 }
 
+/// Finishes the TLS handshake, if there is one, so that something can be said; false when the client does not in time.
+pub(super) async fn shake_hands(front: &Front, transport: &Rc<RefCell<Transport>>) -> bool {
+    if !handshake_unfinished(&transport.borrow()) {
+        return true;
+    }
+    // The handshake happens while the first bytes of a request are waited for.
+    let mut scratch = [0; 1024];
+    let mut buf = ReadBuf::new(&mut scratch);
+    let mut deadline = pin!(front.core.sleep(LINGER_TIME_MAX));
+    poll_fn(|cx| match Pin::new(&mut *transport.borrow_mut()).poll_read(cx, buf.unfilled()) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => deadline.as_mut().poll(cx),
+    })
+    .await;
+    !handshake_unfinished(&transport.borrow())
+}
+
 /// Writes `last_word`, shuts the sending side down and, with `linger`, takes the peer's remaining bytes off the wire
 /// until it closes too. Closing with unread bytes would reset the connection, and the reset could overtake the answer.
 pub(super) async fn say_and_close(
