@@ -25,10 +25,10 @@ use crate::md5::Md5;
 use crate::together::{Source, advance_all};
 
 /// Bytes that one stream holds while it runs ahead of its chain.
-pub const LAG_MAX: usize = 256 << 10;
+pub const LAG_MAX: usize = 128 << 10;
 
 /// Bytes that all streams of one core hold.
-pub const HELD_MAX: usize = 4 << 20;
+pub const HELD_MAX: usize = 2 << 20;
 
 /// What a piece counts at least: a short one keeps the whole buffer that it was received into.
 pub const PIECE_COST_MIN: usize = 16 << 10;
