@@ -3,7 +3,7 @@
 //! A million objects with records of 300 bytes lie in tables on a disk, their blocks in the cache: what is measured is the
 //! CPU, and the disk only where blocks are written. LIST rests on `scan`.
 
-use std::cell::{Cell, LazyCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -224,7 +224,7 @@ async fn insert_and_settle(filled: Rc<Filled>, key_count: u64, count: u64) -> Du
 }
 
 pub(crate) fn run(criterion: &mut Criterion) {
-    let filled = LazyCell::new(|| RingThread::start(Filled::new));
+    let filled = RingThread::start(Filled::new);
     let object_count = scaled(1_000_000, 2000);
     let mut group = criterion.benchmark_group("index");
     for (what, present) in [("get", true), ("get, absent", false)] {

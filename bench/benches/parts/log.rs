@@ -3,7 +3,6 @@
 //! Assembled as the format says, from the engine's own encoders: records, checksums, header, payload, in one aligned buffer.
 //! What a whole durable PUT costs, group commit and index included, is in `engine`.
 
-use std::cell::LazyCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -119,7 +118,7 @@ async fn append(log: Rc<Log>, batch_len: usize, count: u64, clock: Clock, durabl
 }
 
 pub(crate) fn run(criterion: &mut Criterion) {
-    let log = LazyCell::new(|| RingThread::start(open));
+    let log = RingThread::start(open);
     let mut group = criterion.benchmark_group("log");
     let kinds = [
         ("assemble", Clock::Cpu, false),

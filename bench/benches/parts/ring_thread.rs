@@ -20,7 +20,10 @@ pub(crate) struct RingThread<S> {
 }
 
 impl<S: 'static> RingThread<S> {
-    /// Starts the ring; `make` runs on it, before the first measurement.
+    /// Starts the ring and waits for what `make` makes on it.
+    ///
+    /// # Panics
+    /// As [`RingThread::measure`].
     pub(crate) fn start<F: Future<Output = S> + 'static>(
         make: impl FnOnce(Core) -> F + Send + 'static,
     ) -> RingThread<S> {
@@ -40,7 +43,9 @@ impl<S: 'static> RingThread<S> {
             };
             ring::run(&config, serve).unwrap_or_else(|error| panic!("no ring: {error}"));
         });
-        RingThread { jobs: Some(jobs), times, thread: Some(thread) }
+        let thread = RingThread { jobs: Some(jobs), times, thread: Some(thread) };
+        thread.measure(async |_| Duration::ZERO);
+        thread
     }
 
     /// Runs one measurement and gives the time it says it took.
