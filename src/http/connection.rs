@@ -52,8 +52,10 @@ pub(super) struct Connection {
     current: RefCell<Option<Record>>,
     /// The current answer's body has been produced (or dropped) in full.
     produced: Cell<bool>,
-    /// Bytes of the answer's body produced since the socket had taken everything, and who waits for it to do so again.
+    /// Bytes of the answer's body that were produced and that the socket may not have taken, those among them that it is
+    /// taking now, and who waits for it.
     unsent: Cell<u64>,
+    in_flight: Cell<u64>,
     unsent_waker: RefCell<Option<Waker>>,
     /// Status of the answer hyper wanted to give by itself.
     automatic: Cell<Option<u16>>,
@@ -95,6 +97,7 @@ pub(super) async fn serve(front: Rc<Front>, transport: Transport, remote: Socket
         current: RefCell::new(None),
         produced: Cell::new(false),
         unsent: Cell::new(0),
+        in_flight: Cell::new(0),
         unsent_waker: RefCell::new(None),
         automatic: Cell::new(None),
         linger: Cell::new(false),
@@ -163,8 +166,10 @@ impl Connection {
         }
     }
 
-    /// The socket took bytes of an answer.
-    pub(super) fn wrote(&self) {
+    /// A write of `count` bytes of an answer has begun; the one before it is over, as there is one at a time.
+    pub(super) fn wrote(&self, count: usize) {
+        self.sent(self.unsent.get().saturating_sub(self.in_flight.get()));
+        self.in_flight.set(count as u64);
         if let Some(record) = &mut *self.current.borrow_mut()
             && record.first_byte.is_none()
             && record.answer.is_some()
@@ -175,13 +180,20 @@ impl Connection {
 
     /// The socket has taken everything hyper had.
     pub(super) fn flushed(&self) {
-        self.unsent.set(0);
-        if let Some(waker) = self.unsent_waker.borrow_mut().take() {
-            waker.wake();
-        }
+        self.in_flight.set(0);
+        self.sent(0);
         if self.produced.get() && self.peer.phase.get() == Phase::Active {
             self.finish(true);
             self.enter(Phase::Idle);
+        }
+    }
+
+    /// `unsent` bytes are left.
+    fn sent(&self, unsent: u64) {
+        self.unsent.set(unsent);
+        let waker = self.unsent_waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
@@ -270,6 +282,7 @@ impl Connection {
         self.peer.body_expired.set(false);
         self.produced.set(false);
         self.unsent.set(0);
+        self.in_flight.set(0);
         self.front.metrics().add(Scalar::RequestsInFlight, 1);
         *self.current.borrow_mut() = Some(Record {
             id,

@@ -46,7 +46,7 @@ impl Wire {
         peer.write_blocked.set(result.is_pending());
         if let Poll::Ready(Ok(count)) = result {
             peer.sent.set(peer.sent.get() + count as u64);
-            self.connection.wrote();
+            self.connection.wrote(count);
         }
         result
     }

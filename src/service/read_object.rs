@@ -32,7 +32,8 @@ pub(super) async fn get_object(context: &mut Context, read: ReadObject) -> Resul
     if !range.is_empty() {
         let memory = reader.admit(&range).await?;
         response.body = body(context, &reader, range, &memory).await?;
-        response.memory = Some(Memory { unsent_max: memory.unsent_max() as u64, hold: Box::new(memory) });
+        let unsent_max = memory.unsent_max().map_or(u64::MAX, |len| len as u64);
+        response.memory = Some(Memory { unsent_max, hold: Box::new(memory) });
     }
     Ok(response)
 }

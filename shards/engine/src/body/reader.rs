@@ -33,8 +33,9 @@ pub const READ_AHEAD_MAX: usize = 2 << 20;
 /// Longest checksum block, in bytes: the least that is read at one time.
 const BLOCK_LEN_MAX: usize = BLOCK_CRC_LEN as usize;
 
-/// Bytes of a body that its consumer may hold unsent when memory is plentiful, and when it is short.
-const UNSENT_LEN_MAX: usize = 256 << 10;
+/// Bytes of a body that its consumer may hold unsent when memory is short, and those that are counted for a consumer that
+/// keeps one read behind another that is being sent, as it may when memory is plentiful.
+const UNSENT_LEN_MAX: usize = GROUP_LEN_MAX + BLOCK_LEN_MAX;
 const UNSENT_LEN_MIN: usize = BLOCK_LEN_MAX;
 
 /// The memory that a body is read in. It is to live until the last byte handed out has been sent.
@@ -332,10 +333,11 @@ impl ReadMemory {
         (held + self.unsent_max + BLOCK_LEN_MAX).clamp(self.len_min, self.len_max)
     }
 
-    /// Bytes that may have been handed out and not sent before more is asked for.
+    /// Bytes that may have been handed out and not sent before more is asked for; `None` when a consumer that keeps no more
+    /// than two reads need not count.
     #[must_use]
-    pub fn unsent_max(&self) -> usize {
-        self.unsent_max
+    pub fn unsent_max(&self) -> Option<usize> {
+        (self.unsent_max < UNSENT_LEN_MAX).then_some(self.unsent_max)
     }
 }
 
@@ -413,7 +415,8 @@ mod tests {
         };
         assert_eq!(sets(4096, 4096), (16, 16));
         assert_eq!(sets(1, 1 << 40), (128, 128), "a block, or two if it lies across a border");
-        assert_eq!(sets(1 << 20, 1 << 20), (192, 384));
-        assert_eq!(sets(u64::MAX, u64::MAX), (192, 384));
+        assert_eq!(sets(100 << 10, 100 << 10), (128, 128));
+        assert_eq!(sets(1 << 30, 1 << 30), (192, 1216));
+        assert_eq!(sets(u64::MAX, u64::MAX), (192, 1216));
     }
 }
