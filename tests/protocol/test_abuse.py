@@ -3,6 +3,7 @@
 The `raw` fixture checks after every test that the process is alive.
 """
 
+import base64
 from urllib.parse import unquote_plus
 
 import pytest
@@ -132,6 +133,17 @@ def test_part_queries(raw, bucket, query):
 def test_methods(raw, bucket, method):
     answer = raw.call(method, f"/{bucket}/k")
     assert 400 <= answer.status <= 501, answer
+
+
+@pytest.mark.parametrize("length", [1024, 1025, 1026, 1027])
+@pytest.mark.parametrize("kind", [0, 1])
+def test_forged_continuation_tokens(raw, bucket, kind, length):
+    """The checksum of a token is no secret: whoever can compute it can name any position, but none longer than a key."""
+    position = b"k" * length
+    crc = base64.b64decode(checksum("crc32c", bytes([1, kind]) + position))
+    token = base64.urlsafe_b64encode(bytes([1, kind]) + crc[::-1] + position).rstrip(b"=").decode()
+    answer = raw.get(f"/{bucket}", [("list-type", "2"), ("continuation-token", token)])
+    assert answer.status == (200 if length == 1024 else 400), answer
 
 
 def test_queries_that_contradict(raw, bucket):
