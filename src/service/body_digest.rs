@@ -2,8 +2,8 @@
 //!
 //! CRC and SHA are computed as the bytes pass by. MD5 costs more than everything else that is done to a large body, unless
 //! several bodies are computed together; so the bodies of a core share one [`Streams`], and a body may run ahead of its MD5.
-//! A body waits for others only by letting the tasks that are ready run once, and only if there are others: never for their
-//! clients.
+//! A body waits for others only by letting the tasks that are ready run once, and only if it is short or there are others: never for
+//! their clients.
 
 use basalt_md5::shared::{Stream, Streams};
 use basalt_reactor::{Core, Slice};
@@ -30,6 +30,9 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
+/// A body up to this many bytes waits whole for others that end in the same turn.
+const SHORT_LEN_MAX: u64 = 64 << 10;
+
 /// Every digest of one body.
 pub(super) struct BodyDigest {
     core: Core,
@@ -38,13 +41,14 @@ pub(super) struct BodyDigest {
 }
 
 impl BodyDigest {
-    /// The MD5, and what `hasher` computes beside.
-    pub(super) fn new(service: &Service, hasher: Hasher) -> BodyDigest {
-        BodyDigest::among(&service.md5, service.engine.core(), hasher)
+    /// The MD5 of a body of `len` bytes, and what `hasher` computes beside.
+    pub(super) fn new(service: &Service, len: u64, hasher: Hasher) -> BodyDigest {
+        BodyDigest::among(&service.md5, service.engine.core(), len, hasher)
     }
 
-    fn among(streams: &BodyStreams, core: &Core, hasher: Hasher) -> BodyDigest {
-        BodyDigest { core: core.clone(), passing: hasher.without_md5(), md5: streams.stream() }
+    fn among(streams: &BodyStreams, core: &Core, len: u64, hasher: Hasher) -> BodyDigest {
+        let md5 = if len <= SHORT_LEN_MAX { streams.short_stream() } else { streams.stream() };
+        BodyDigest { core: core.clone(), passing: hasher.without_md5(), md5 }
     }
 
     /// Takes bytes that a client sent, and may keep them for a while.
@@ -58,7 +62,7 @@ impl BodyDigest {
     pub(super) async fn update_read(&mut self, slice: Slice) {
         self.passing.update(&slice);
         self.md5.update(Piece::Read(slice));
-        if self.md5.has_company() {
+        if self.md5.may_share() {
             self.md5.ask();
             self.core.yield_now().await;
         }
@@ -67,7 +71,7 @@ impl BodyDigest {
 
     pub(super) async fn finish(self) -> Digests {
         let ended = self.md5.end();
-        if ended.has_company() {
+        if ended.may_share() {
             // Others that end in this turn of the core share the lanes.
             self.core.yield_now().await;
         }
@@ -102,8 +106,12 @@ mod tests {
         core.spawn(async move {
             let core = task_core;
             let content = content(body);
-            let mut digest =
-                BodyDigest::among(&streams, &core, Hasher::new().md5().checksum(Algorithm::Crc32c));
+            let mut digest = BodyDigest::among(
+                &streams,
+                &core,
+                content.len() as u64,
+                Hasher::new().md5().checksum(Algorithm::Crc32c),
+            );
             for piece in content.chunks(16 << 10) {
                 if body.is_multiple_of(3) {
                     let mut buf = core.arena().alloc(piece.len()).await;
@@ -163,10 +171,10 @@ mod tests {
         let core = world.boot(1).remove(0);
         world.run(async move {
             let streams = BodyStreams::new(Kernel::detect());
-            let mut stalled = BodyDigest::among(&streams, &core, Hasher::new());
+            let mut stalled = BodyDigest::among(&streams, &core, 1 << 20, Hasher::new());
             stalled.update(Bytes::from_static(&[1; 1000]));
             let held = streams.held();
-            let mut other = BodyDigest::among(&streams, &core, Hasher::new());
+            let mut other = BodyDigest::among(&streams, &core, 1 << 20, Hasher::new());
             let mut buf = core.arena().alloc(1 << 16).await;
             buf.set_len(1 << 16);
             buf.fill(2);

@@ -97,7 +97,7 @@ pub(super) async fn copy_bytes(
     algorithm: Algorithm,
     writer: &mut basalt_engine::BodyWriter,
 ) -> Result<Digests> {
-    let mut digest = BodyDigest::new(service, Hasher::new().checksum(algorithm));
+    let mut digest = BodyDigest::new(service, range.end - range.start, Hasher::new().checksum(algorithm));
     let mut bytes = reader.read_in(range, memory).await?;
     while let Some(piece) = bytes.next().await {
         let piece = piece?;

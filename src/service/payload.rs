@@ -98,7 +98,7 @@ impl Payload {
         if let Some(also) = self.also {
             hasher = hasher.checksum(also);
         }
-        let mut digest = BodyDigest::new(&self.service, hasher);
+        let mut digest = BodyDigest::new(&self.service, self.len, hasher);
         let mut received = 0u64;
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(stopped)?;

@@ -4,7 +4,8 @@
 //! are kept (they are shared, not copied) until it has as many as it may have, and then it takes along whoever else has
 //! some. What is due is decided by numbers alone; nobody waits for bytes that have not arrived.
 //!
-//! - A stream that is alone is computed at once, while its bytes are in the cache.
+//! - A stream that is alone is computed at once, while its bytes are in the cache; but a short one keeps its bytes to its end,
+//!   since it would be over before another begins.
 //! - A stream that holds more than [`LAG_MAX`] advances by half of what it has, together with the streams that have
 //!   most. Streams of one speed so come to share every run.
 //! - When all of them hold more than [`HELD_MAX`], those that hold most advance until half of it is gone.
@@ -40,6 +41,7 @@ pub struct Streams<P>(Rc<RefCell<Shared<P>>>);
 pub struct Stream<P: AsRef<[u8]>> {
     streams: Streams<P>,
     key: usize,
+    short: bool,
 }
 
 struct Shared<P> {
@@ -104,8 +106,18 @@ impl<P: AsRef<[u8]>> Streams<P> {
     /// A new stream without bytes.
     #[must_use]
     pub fn stream(&self) -> Stream<P> {
+        self.begin(false)
+    }
+
+    /// A new stream that will have few bytes, and whose owner gives others a turn between its end and its digest.
+    #[must_use]
+    pub fn short_stream(&self) -> Stream<P> {
+        self.begin(true)
+    }
+
+    fn begin(&self, short: bool) -> Stream<P> {
         let key = self.0.borrow_mut().streams.insert(Some(Pending::new()));
-        Stream { streams: self.clone(), key }
+        Stream { streams: self.clone(), key, short }
     }
 
     /// What all streams hold, in bytes: never more than [`HELD_MAX`].
@@ -119,7 +131,7 @@ impl<P: AsRef<[u8]>> Stream<P> {
     /// Takes the next piece. It may be kept for a while.
     pub fn update(&mut self, piece: P) {
         let mut shared = self.streams.0.borrow_mut();
-        if shared.streams.len() == 1 {
+        if shared.streams.len() == 1 && !self.short {
             shared.catch_up(self.key);
             shared.pending(self.key).md5.update(piece.as_ref());
             return;
@@ -138,10 +150,10 @@ impl<P: AsRef<[u8]>> Stream<P> {
         }
     }
 
-    /// Whether other streams are under way on this core, so that waiting for a turn may fill lanes.
+    /// Whether waiting for a turn may fill lanes: other streams are under way on this core, or this one is short.
     #[must_use]
-    pub fn has_company(&self) -> bool {
-        self.streams.0.borrow().streams.len() > 1
+    pub fn may_share(&self) -> bool {
+        self.short || self.streams.0.borrow().streams.len() > 1
     }
 
     /// Says that all bytes so far are wanted, or are to be let go, by the end of this turn. The next stream that catches
@@ -160,7 +172,7 @@ impl<P: AsRef<[u8]>> Stream<P> {
     pub fn end(self) -> Ended<P> {
         {
             let mut shared = self.streams.0.borrow_mut();
-            if shared.streams.len() > 1 {
+            if shared.streams.len() > 1 || self.short {
                 let pending = shared.pending(self.key);
                 let held_before = pending.held;
                 pending.pad();
@@ -178,10 +190,10 @@ impl<P: AsRef<[u8]>> Stream<P> {
 pub struct Ended<P: AsRef<[u8]>>(Stream<P>);
 
 impl<P: AsRef<[u8]>> Ended<P> {
-    /// As [`Stream::has_company`].
+    /// As [`Stream::may_share`].
     #[must_use]
-    pub fn has_company(&self) -> bool {
-        self.0.has_company()
+    pub fn may_share(&self) -> bool {
+        self.0.may_share()
     }
 
     #[must_use]

@@ -41,7 +41,9 @@ struct Open {
 /// What happens to one of the streams.
 #[derive(Clone, Debug)]
 enum Event {
-    Begin,
+    Begin {
+        short: bool,
+    },
     Update {
         which: usize,
         len: usize,
@@ -65,7 +67,7 @@ fn event() -> impl Strategy<Value = Event> {
     let which = 0usize..64;
     let len = prop_oneof![0usize..200, 1000usize..20_000, Just(16 << 10), Just(200 << 10)];
     prop_oneof![
-        3 => Just(Event::Begin),
+        3 => any::<bool>().prop_map(|short| Event::Begin { short }),
         20 => (which.clone(), len).prop_map(|(which, len)| Event::Update { which, len }),
         1 => which.clone().prop_map(|which| Event::CatchUp { which }),
         2 => prop::collection::vec(which.clone(), 1..6).prop_map(|which| Event::End { which }),
@@ -89,7 +91,10 @@ fn play(kernel: Kernel, events: &[Event]) {
     for event in events {
         let count = open.len();
         match event {
-            Event::Begin => open.push(Open { stream: streams.stream(), model: Md5::new() }),
+            Event::Begin { short } => {
+                let stream = if *short { streams.short_stream() } else { streams.stream() };
+                open.push(Open { stream, model: Md5::new() });
+            }
             _ if count == 0 => {}
             Event::Update { which, len } => {
                 let bytes: Vec<u8> = (0..*len)
@@ -142,12 +147,31 @@ fn a_stream_that_is_alone_holds_nothing() {
     let alive = Rc::new(Cell::new(0));
     let streams = Streams::new(Kernel::detect());
     let mut stream = streams.stream();
-    assert!(!stream.has_company());
+    assert!(!stream.may_share());
     for _ in 0..10 {
         stream.update(Piece::new(vec![7; 10_000], &alive));
         assert_eq!((alive.get(), streams.held()), (0, 0));
     }
     assert_eq!(stream.end().digest(), <[u8; 16]>::from(Md5::digest([7; 100_000])));
+}
+
+#[test]
+fn short_streams_that_follow_each_other_share_their_end() {
+    let alive = Rc::new(Cell::new(0));
+    let streams = Streams::new(Kernel::detect());
+    let ended: Vec<_> = (0..20u8)
+        .map(|byte| {
+            let mut stream = streams.short_stream();
+            stream.update(Piece::new(vec![byte; 4096], &alive));
+            assert!(stream.may_share());
+            stream.end()
+        })
+        .collect();
+    assert_eq!(alive.get(), 20);
+    for (byte, ended) in (0..20u8).zip(ended) {
+        assert_eq!(ended.digest(), <[u8; 16]>::from(Md5::digest([byte; 4096])));
+        assert_eq!(alive.get(), 0, "the first to catch up takes all along");
+    }
 }
 
 #[test]
