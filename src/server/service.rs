@@ -155,7 +155,10 @@ fn redundancy(deployment: &Deployment) -> String {
     match (geometry.m, deployment.paths.len()) {
         (0, 1) => "none: what is on the disk is lost with it".to_owned(),
         (0, disks) => format!("none: the data of {disks} disks is lost with any of them"),
-        (1, disks) => format!("{}+1: any one of the {disks} disks may fail", geometry.k),
-        (m, disks) => format!("{}+{m}: any {m} of the {disks} disks may fail", geometry.k),
+        (m, disks) => format!(
+            "{}+{m}: any {m} of the {disks} disks may be lost and every byte is still there; this version does not yet \
+             start without them",
+            geometry.k
+        ),
     }
 }
