@@ -126,6 +126,7 @@ impl Service {
                     host_id: Rc::clone(&host_id),
                     tls,
                     bucket: None,
+                    memory: None,
                 };
                 carry_out(&mut context, admitted.operation).await
             }
@@ -204,12 +205,12 @@ fn refuse_anonymous(operation: &Operation) -> S3Error {
 
 /// Reserves what the operation may take of the core's memory, and carries it out.
 async fn carry_out(context: &mut Context, operation: Operation) -> Result<Response> {
-    let memory = match admission::memory_len(&operation, context.body.content_length()) {
-        0 => None,
-        len => Some(context.engine().admit(len).await?),
-    };
+    match admission::memory_len(&operation, context.body.content_length()) {
+        0 => {}
+        len => context.reserve(len).await?,
+    }
     let mut response = dispatch(context, operation).await?;
-    if let Some(memory) = memory {
+    if let Some(memory) = context.memory.take() {
         response.memory = Some(Memory { unsent_max: u64::MAX, hold: Box::new(memory) });
     }
     Ok(response)

@@ -73,7 +73,7 @@ pub fn push_list_encoded(out: &mut String, text: &str) {
 }
 
 /// The bytes that `encoding-type=url` leaves alone.
-const LIST_UNRESERVED: [bool; 256] = {
+pub(super) const LIST_UNRESERVED: [bool; 256] = {
     let mut table = [false; 256];
     let mut b = 0;
     while b < 128 {

@@ -11,6 +11,7 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue, LOCATION};
 
 use super::Service;
+use super::admission::ENTRY_LEN;
 use super::context::{Context, xml_response};
 use super::document::Checksums;
 use super::failure::{Failure, Result};
@@ -34,6 +35,8 @@ pub(super) async fn list_buckets(
     context: &mut Context,
     parameters: ListBucketsParameters,
 ) -> Result<Response> {
+    let count_max = parameters.max_buckets.map_or(BUCKET_COUNT_MAX, |len| len as usize);
+    context.reserve(context.engine().buckets().len().min(count_max) * ENTRY_LEN).await?;
     let service = &context.service;
     let is_elsewhere = parameters.bucket_region.as_deref().is_some_and(|region| region != service.region());
     let all = if is_elsewhere { Vec::new() } else { context.engine().buckets().all() };

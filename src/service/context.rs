@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use basalt_engine::Engine;
+use basalt_engine::body::budget::Permit;
 use basalt_engine::value::Bucket;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -30,6 +31,8 @@ pub(super) struct Context {
     pub(super) tls: bool,
     /// The operation's bucket, found before the operation runs.
     pub(super) bucket: Option<Rc<Bucket>>,
+    /// What the request holds of the core's memory; the answer keeps it until it has been sent.
+    pub(super) memory: Option<Permit>,
 }
 
 impl Context {
@@ -43,6 +46,27 @@ impl Context {
     /// In an operation that is about no existing bucket.
     pub(super) fn bucket(&self) -> &Bucket {
         self.bucket.as_ref().expect("dispatch finds the bucket of every operation that has one")
+    }
+
+    /// Whether the request holds `len` bytes of memory, or all there is. If so, what exceeds them goes back.
+    pub(super) fn settle_for(&self, len: usize) -> bool {
+        let Some(memory) = &self.memory else { return false };
+        let is_enough = memory.len() >= len || memory.is_whole_budget();
+        if is_enough {
+            memory.shrink(len);
+        }
+        is_enough
+    }
+
+    /// Exchanges what the request holds for `len` bytes of memory. What needs them must not be held yet.
+    ///
+    /// # Errors
+    /// `SlowDown` when they cannot be had in time.
+    pub(super) async fn reserve(&mut self, len: usize) -> Result<()> {
+        // Whoever waits in line holds nothing that others wait for.
+        self.memory = None;
+        self.memory = Some(self.engine().admit(len).await?);
+        Ok(())
     }
 }
 

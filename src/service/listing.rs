@@ -8,7 +8,7 @@ use basalt_engine::{ListItem, ListQuery, ListStart, Page};
 
 use super::context::{Context, xml_response};
 use super::failure::Result;
-use super::stored;
+use super::{admission, stored};
 use crate::http::Response;
 use crate::s3::checksum::Algorithm;
 use crate::s3::checksum::multipart::ChecksumType;
@@ -29,6 +29,7 @@ pub(super) async fn list_objects_v1(
         delimiter: parameters.delimiter.as_deref(),
         start: &parameters.start,
         len_max: parameters.max_keys,
+        url_encoded: parameters.url_encoded,
     };
     let found = fetch(context, &wanted).await?;
     let mut document = String::new();
@@ -48,6 +49,7 @@ pub(super) async fn list_objects_v2(
         delimiter: parameters.delimiter.as_deref(),
         start: &parameters.start,
         len_max: parameters.max_keys,
+        url_encoded: parameters.url_encoded,
     };
     let found = fetch(context, &wanted).await?;
     let mut document = String::new();
@@ -68,6 +70,7 @@ pub(super) async fn list_versions(
         delimiter: parameters.delimiter.as_deref(),
         start: &parameters.start,
         len_max: parameters.max_keys,
+        url_encoded: parameters.url_encoded,
     };
     let found = fetch(context, &wanted).await?;
     let mut document = String::new();
@@ -83,9 +86,11 @@ struct Wanted<'w> {
     delimiter: Option<&'w str>,
     start: &'w list::ListStart,
     len_max: u32,
+    url_encoded: bool,
 }
 
-async fn fetch(context: &Context, wanted: &Wanted<'_>) -> Result<Page<ListItem>> {
+/// The page, in memory that was reserved for it and its document.
+async fn fetch(context: &mut Context, wanted: &Wanted<'_>) -> Result<Page<ListItem>> {
     let query = ListQuery {
         bucket: context.bucket().id,
         prefix: wanted.prefix.as_bytes().to_vec(),
@@ -93,7 +98,15 @@ async fn fetch(context: &Context, wanted: &Wanted<'_>) -> Result<Page<ListItem>>
         start: start_of(wanted.start),
         limit: wanted.len_max as usize,
     };
-    Ok(context.engine().list(&query).await?)
+    loop {
+        let page = context.engine().list(&query).await?;
+        let len = admission::page_len(page.items.iter().map(ListItem::name), wanted.url_encoded);
+        if context.settle_for(len) {
+            return Ok(page);
+        }
+        drop(page);
+        context.reserve(len).await?;
+    }
 }
 
 fn start_of(start: &list::ListStart) -> ListStart {

@@ -131,3 +131,35 @@ fn slow_downloads_beyond_memory_are_told_to_slow_down() {
     assert!(served > DOWNLOADS / 8 && refused > 0);
     all_is_well_again(&server, envelope);
 }
+
+/// A page of a thousand long names is megabytes, more so once they are escaped.
+#[test]
+fn slow_listings_of_long_names_are_told_to_slow_down() {
+    const LISTINGS: usize = 150;
+    const NAMES: usize = 1000;
+    let (server, envelope) = small_server("overload-listings");
+    // Behind all others, and not on the page.
+    assert_eq!(server.client.call("PUT", "/bucket/object", &[], &content(KIB)).status, 200);
+    for index in 0..NAMES {
+        let name = format!("/bucket/{}{index:04}", "%22".repeat(1020));
+        assert_eq!(server.client.call("PUT", &name, &[], b"").status, 200);
+    }
+    let listings: Vec<TcpStream> =
+        (0..LISTINGS).map(|_| server.client.begin("GET", "/bucket?list-type=2", 0)).collect();
+    sleep(SETTLED);
+    nothing_hangs(&server);
+    let (mut served, mut refused) = (0, 0);
+    for stream in listings {
+        let answer = read_answer(stream, "GET");
+        if is_served(&answer) {
+            let shown = answer.body.windows(5).filter(|window| window == b"<Key>").count();
+            assert_eq!(shown, NAMES);
+            served += 1;
+        } else {
+            refused += 1;
+        }
+    }
+    println!("{served} served, {refused} refused");
+    assert!(served > 0 && refused > 0);
+    all_is_well_again(&server, envelope);
+}

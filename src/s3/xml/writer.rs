@@ -6,7 +6,7 @@
 
 use super::NAMESPACE;
 use crate::s3::etag::ETag;
-use crate::s3::percent::push_list_encoded;
+use crate::s3::percent::{LIST_UNRESERVED, push_list_encoded};
 use crate::s3::time::Timestamp;
 
 pub const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
@@ -161,6 +161,16 @@ pub fn push_escaped(out: &mut String, text: &str) {
     out.push_str(&text[copied..]);
 }
 
+/// How long a name is at most where a listing shows it, in bytes.
+pub fn shown_len_max(name: &[u8], url_encoded: bool) -> usize {
+    let (stays, longest): (fn(u8) -> bool, _) = if url_encoded {
+        (|b| LIST_UNRESERVED[usize::from(b)], "%XX".len())
+    } else {
+        (|b| !MAY_NEED_ESCAPING[usize::from(b)], "&quot;".len())
+    };
+    name.iter().map(|&b| if stays(b) { 1 } else { longest }).sum()
+}
+
 /// Markup, control characters, and the first byte of the two characters that XML excludes.
 const MAY_NEED_ESCAPING: [bool; 256] = {
     let mut table = [false; 256];
@@ -188,6 +198,21 @@ mod tests {
         assert_eq!(escaped("a<b>&\"c'"), "a&lt;b&gt;&amp;&quot;c'");
         assert_eq!(escaped("\r\n\t\u{1}\0\u{7f}"), "&#13;&#10;&#9;&#1;&#0;&#127;");
         assert_eq!(escaped("a\u{fffe}b\u{ffff}\u{fffd}"), "a&#xfffe;b&#xffff;\u{fffd}");
+    }
+
+    #[test]
+    fn no_name_is_shown_longer_than_foretold() {
+        let all: String = (0..=0x7fu8).map(char::from).chain("é🦀\u{fffd}\u{fffe}\u{ffff}".chars()).collect();
+        for name in [all.as_str(), "plain/name-1.txt", "\"\"\"", "\u{fffe}\u{ffff}", ""] {
+            for encoded in [false, true] {
+                let mut out = String::new();
+                Writer::continuing(&mut out).listed("K", name, encoded);
+                let shown = out.len() - "<K></K>".len();
+                assert!(shown <= shown_len_max(name.as_bytes(), encoded), "{name:?} {encoded}");
+            }
+        }
+        assert_eq!(shown_len_max(b"plain/name-1.txt", false), 16);
+        assert_eq!(shown_len_max(b"a\"b", true), 5);
     }
 
     #[test]

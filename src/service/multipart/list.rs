@@ -12,8 +12,7 @@ use crate::s3::operation::{List, ListParts};
 use crate::s3::time::Timestamp;
 use crate::s3::xml::listing::{PartEntry, UploadEntry, UploadFacts, write_list_parts, write_list_uploads};
 use crate::service::context::{Context, xml_response};
-use crate::service::failure;
-use crate::service::stored;
+use crate::service::{admission, failure, stored};
 
 pub(in crate::service) async fn list_parts(
     context: &mut Context,
@@ -30,6 +29,7 @@ pub(in crate::service) async fn list_parts(
     if found.upload.state != UploadState::Open {
         return Err(no_such_upload(upload_id).into());
     }
+    context.settle_for(found.parts.len() * admission::PART_LEN);
     let checksum = UploadChecksum::of(&found.upload)?;
     let entries: Vec<_> = found
         .parts
@@ -77,7 +77,15 @@ pub(in crate::service) async fn list_uploads(
         start: start_of(&parameters.start)?,
         limit: parameters.max_uploads as usize,
     };
-    let found = context.engine().list_uploads(&query).await?;
+    let found = loop {
+        let page = context.engine().list_uploads(&query).await?;
+        let len = admission::page_len(page.items.iter().map(|item| item.order().0), parameters.url_encoded);
+        if context.settle_for(len) {
+            break page;
+        }
+        drop(page);
+        context.reserve(len).await?;
+    };
     // Entries borrow the text of their ids.
     let ids: Vec<String> = found
         .items

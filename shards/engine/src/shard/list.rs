@@ -199,7 +199,8 @@ impl Shard {
                 let Ok(Key::Upload { name, upload: id, .. }) = Key::decode(key) else {
                     return Err(EngineError::Damaged("an index key does not decode".to_owned()));
                 };
-                let upload = value::decode::<Upload>(value)?;
+                // A listing shows none of the attributes, which are most of an upload.
+                let upload = Upload { attributes: Vec::new(), ..value::decode::<Upload>(value)? };
                 if upload.state != UploadState::Open {
                     None
                 } else if let Some(prefix) = common_prefix(&name, &query.prefix, &query.delimiter) {
