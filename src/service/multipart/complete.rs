@@ -4,7 +4,7 @@
 //! under the locks of key and upload, what may have changed since. A repeated request, whose first answer got lost, is
 //! told the same again for as long as the object it made is the current one.
 
-use basalt_engine::value::{Object, UploadState};
+use basalt_engine::value::{Object, Upload, UploadState};
 use basalt_engine::{Engine, EngineError, ObjectDraft, PartItem};
 use http::header::HOST;
 
@@ -26,6 +26,9 @@ const PART_LEN_MIN: u64 = 5 << 20;
 /// The largest object, in bytes.
 const OBJECT_LEN_MAX: u64 = 5 << 40;
 
+/// Parts looked up at once.
+const PAGE_LEN: usize = 500;
+
 const NAME: &str = "CompleteMultipartUpload";
 
 pub(in crate::service) async fn complete(
@@ -36,10 +39,7 @@ pub(in crate::service) async fn complete(
     let document = context.document(BATCH_DOCUMENT_LEN_MAX, Checksums::OfTheObject).await?;
     let request = CompleteRequest::parse_body(&document)?;
     let (engine, bucket) = (context.engine().clone(), context.bucket().id);
-    let (upload, parts) = engine
-        .all_parts(bucket, operation.key.as_str().as_bytes(), id.0)
-        .await
-        .map_err(|error| failure(error, &operation.upload_id))?;
+    let (upload, parts) = listed_parts(&engine, bucket, &operation, id, &request).await?;
     let completion = Completion { engine, bucket, id, location: url(context), operation, request };
     if upload.state != UploadState::Open {
         let again = async move { completion.again(&upload.state).await };
@@ -68,6 +68,36 @@ pub(in crate::service) async fn complete(
         context.engine().core().spawn(async move { completion.commit(draft, parts, object_checksum).await });
     let work = async move { task.await.unwrap_or_else(|| Err(EngineError::Closed.into())) };
     keep_alive::answer(context, NAME, work).await
+}
+
+/// The upload, and of its parts those that the request lists. The memory of the request is measured by its document, so the
+/// others, of which there may be thousands more, are let go of page by page.
+async fn listed_parts(
+    engine: &Engine,
+    bucket: u64,
+    operation: &CompleteMultipartUpload,
+    id: UploadId,
+    request: &CompleteRequest,
+) -> Result<(Upload, Vec<PartItem>)> {
+    let name = operation.key.as_str().as_bytes();
+    let mut numbers = request.parts.iter().map(|part| part.number.get()).peekable();
+    let mut listed = Vec::with_capacity(request.parts.len());
+    loop {
+        // Nothing before the next listed part matters.
+        let after = numbers.peek().map_or(0, |number| number - 1);
+        let page = engine.list_parts(bucket, name, id.0, after, PAGE_LEN).await;
+        let page = page.map_err(|error| failure(error, &operation.upload_id))?;
+        for item in page.parts {
+            // A listed part that there is not is the chooser's to refuse.
+            while numbers.next_if(|number| *number < item.number).is_some() {}
+            if numbers.next_if_eq(&item.number).is_some() {
+                listed.push(item);
+            }
+        }
+        if page.exhausted || numbers.peek().is_none() {
+            return Ok((page.upload, listed));
+        }
+    }
 }
 
 /// The object's URL, as the client addressed it.

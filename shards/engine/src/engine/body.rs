@@ -79,10 +79,16 @@ impl ObjectReader {
     /// Offset and length of part `number` (1 is the first) of an object put in parts; `None` beyond the last.
     ///
     /// # Errors
-    /// [`EngineError::Body`] when the list of parts cannot be read.
+    /// [`EngineError::Body`] when the list of parts cannot be read, [`EngineError::Busy`] when memory for it is spent and stays
+    /// so for a while.
     pub async fn part_extent(&self, number: u16) -> Result<Option<Range<u64>>, EngineError> {
+        // A list that lies on the disks may be long: as long as it is held, it counts.
+        let memory = match &self.object.body {
+            Body::SpilledParts { .. } => Some(self.admit(&(0..0)).await?),
+            _ => None,
+        };
         let mut offset = 0;
-        for part in self.parts().await?.iter() {
+        for part in self.parts_in(memory.clone()).await?.iter() {
             let end = offset + part.len;
             if part.number == number {
                 return Ok(Some(offset..end));
