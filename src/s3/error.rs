@@ -14,6 +14,10 @@ use std::fmt;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
+/// The longest value of an extra element, in bytes. Much of it is an echo of the request, some several times over, and a refusal
+/// is the one answer that anybody can ask for: it must not take more memory than the request did.
+const FIELD_LEN_MAX: usize = 4 << 10;
+
 /// A refusal with everything its answer shows. Built as
 /// `S3Error::new(ErrorCode::NoSuchKey).with("Key", key)`.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,11 +61,14 @@ impl S3Error {
         self
     }
 
-    /// Adds an XML element beside `Code` and `Message`. `name` must be a valid XML name.
+    /// Adds an XML element beside `Code` and `Message`. `name` must be a valid XML name; of a long value only the beginning is
+    /// shown.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         debug_assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
-        self.fields.push((name, value.into()));
+        let mut value = value.into();
+        value.truncate(value.floor_char_boundary(FIELD_LEN_MAX));
+        self.fields.push((name, value));
         self
     }
 
@@ -180,6 +187,14 @@ mod tests {
                 _ => continue,
             }
         }
+    }
+
+    #[test]
+    fn long_values_are_cut_between_characters() {
+        let error = S3Error::new(ErrorCode::InvalidArgument).with("ArgumentValue", "é".repeat(100_000));
+        let shown = error.field("ArgumentValue").expect("it was added");
+        assert!(shown.len() <= FIELD_LEN_MAX && shown.chars().all(|c| c == 'é'));
+        assert!(error.to_xml("/", "", "").len() < 2 * FIELD_LEN_MAX);
     }
 
     #[test]

@@ -10,7 +10,7 @@ import pytest
 
 from harness.checksums import checksum
 from harness.raw import Raw
-from harness.sigv4 import UNSIGNED, encode_key
+from harness.sigv4 import UNSIGNED, Signer, encode_key
 
 KEYS = [
     "//", "a//b", "/leading", "trailing/", ".", "..", "../../etc/passwd", "a/./b", "a/../b", "a+b", "a b", " ", "%41", "%", "a%2Fb",
@@ -102,6 +102,15 @@ def test_what_is_hardly_http(raw, request_bytes):
         except (ConnectionResetError, BrokenPipeError):
             answer = b""
     assert answer == b"" or answer.split(b" ", 2)[1].startswith((b"4", b"5")), answer[:200]
+
+
+def test_refusals_are_no_larger_than_what_they_refuse(raw, bucket):
+    """Whoever knows an access key can ask for the evidence of a wrong signature, as often as there are connections."""
+    stranger = Raw(raw.server, Signer(raw.server.access_key, "wrong", raw.server.region))
+    answer = stranger.get(f"/{bucket}/k", headers={"x-amz-meta-a": '"' * 25_000})
+    assert (answer.status, answer.code) == (403, "SignatureDoesNotMatch"), answer
+    assert len(answer.body) < 50_000
+    assert stranger.get(f"/{bucket}/k").xml.findtext("CanonicalRequest").startswith("GET\n")
 
 
 def test_duplicated_headers(raw, bucket):
