@@ -45,6 +45,7 @@ use crate::http::{Front, FrontParts, Probes};
 use crate::logging::access::AccessLog;
 use crate::logging::{self, LogWriter};
 use crate::metrics::Metrics;
+use crate::s3::addressing::Addressing;
 
 /// Entries of each core's submission queue.
 const RING_ENTRIES: u32 = 1024;
@@ -277,6 +278,7 @@ async fn core_main(
             minio_bucket_exists,
             metrics: Rc::new(move || metrics.render(log.dropped())),
             metrics_public: shared.config.metrics_public,
+            addressing: Addressing::new(&shared.config.domains),
         },
         access: AccessLog::new(
             shared.log.queue(),

@@ -215,7 +215,7 @@ impl Connection {
                 drop(body);
                 refuse(&error, &head.method, head.uri.path(), id, &front.host_id)
             }
-            None => match front.probes.answer(&head.method, &head.uri, self.remote) {
+            None => match front.probes.answer(&head, self.remote) {
                 Some(response) => response,
                 None => {
                     let request = Request {

@@ -2,15 +2,17 @@
 //! deployments moving here already probe.
 //!
 //! `-` is not a valid bucket name, so `/-/` takes nothing from S3. `/minio/health/…` is answered only while there is no
-//! bucket called `minio`.
+//! bucket called `minio`. Where the host names the bucket, the whole path is a key, and none of it is ours.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
 
 use super::{Response, ResponseBody};
+use crate::s3::addressing::Addressing;
 
 /// Whether the server can serve, and the details as a JSON object.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Probes {
     pub metrics: Rc<dyn Fn() -> String>,
     /// Whether peers other than loopback may read the metrics.
     pub metrics_public: bool,
+    /// Tells hosts that name a bucket from those that name this server.
+    pub addressing: Addressing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,17 +47,24 @@ enum Endpoint {
 
 impl Probes {
     /// The answer, if the request is for one of the server's own endpoints.
-    pub(super) fn answer(&self, method: &Method, uri: &Uri, peer: SocketAddr) -> Option<Response> {
-        let path = uri.path();
+    pub(super) fn answer(&self, head: &Parts, peer: SocketAddr) -> Option<Response> {
+        let path = head.uri.path();
         // Nearly every request ends here.
         if !path.starts_with("/-/") && !path.starts_with("/minio/health/") {
+            return None;
+        }
+        let host = match head.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => head.headers.get(HOST).and_then(|host| host.to_str().ok()),
+        };
+        if host.is_some_and(|host| self.addressing.names_bucket(host)) {
             return None;
         }
         let (endpoint, alias) = endpoint(path)?;
         if alias && (self.minio_bucket_exists)() {
             return None;
         }
-        let mut response = self.serve(endpoint, method, peer);
+        let mut response = self.serve(endpoint, &head.method, peer);
         response.note.operation = match endpoint {
             Endpoint::Metrics => "-metrics",
             Endpoint::Live => "-live",
@@ -116,13 +127,19 @@ mod tests {
             minio_bucket_exists: Rc::new(move || bucket),
             metrics: Rc::new(|| "m 1\n".to_owned()),
             metrics_public: public,
+            addressing: Addressing::new(["s3.example.com"]),
         }
     }
 
     fn status(probes: &Probes, path: &'static str, peer: &str) -> Option<u16> {
+        status_at(probes, "10.0.0.9:9000", path, peer)
+    }
+
+    fn status_at(probes: &Probes, host: &str, path: &str, peer: &str) -> Option<u16> {
         let peer = SocketAddr::new(peer.parse().expect("an address"), 1);
-        let answer = probes.answer(&Method::GET, &Uri::from_static(path), peer);
-        answer.map(|response| response.status.as_u16())
+        let (head, ()) =
+            http::Request::get(path).header(HOST, host).body(()).expect("a valid request").into_parts();
+        probes.answer(&head, peer).map(|response| response.status.as_u16())
     }
 
     #[test]
@@ -140,6 +157,19 @@ mod tests {
         let broken = probes(false, false, false);
         assert_eq!(status(&broken, "/-/ready", "10.0.0.1"), Some(503));
         assert_eq!(status(&broken, "/-/live", "10.0.0.1"), Some(200));
+    }
+
+    #[test]
+    fn a_bucket_named_by_the_host_has_keys_like_our_endpoints() {
+        let probes = probes(false, true, true);
+        for path in ["/-/live", "/-/metrics", "/-/other", "/minio/health/live"] {
+            assert_eq!(status_at(&probes, "bucket.s3.example.com:9000", path, "127.0.0.1"), None, "{path}");
+            let absolute = format!("http://bucket.s3.example.com{path}");
+            assert_eq!(status_at(&probes, "10.0.0.9", &absolute, "127.0.0.1"), None, "{path}");
+            for host in ["s3.example.com", "10.0.0.9:9000", "elsewhere.example.com"] {
+                assert!(status_at(&probes, host, path, "127.0.0.1").is_some(), "{host}{path}");
+            }
+        }
     }
 
     #[test]

@@ -56,6 +56,11 @@ impl Addressing {
         target(&decode_path(bucket)?, key)
     }
 
+    /// Whether `host` names a bucket, so that the whole path is a key.
+    pub fn names_bucket(&self, host: &str) -> bool {
+        self.bucket_of_host(host).is_some()
+    }
+
     /// The labels in front of a configured domain, in lower case as host names are compared.
     fn bucket_of_host(&self, host: &str) -> Option<String> {
         if self.domains.is_empty() {

@@ -18,6 +18,7 @@ use basalt::http::{
 use basalt::logging::access::AccessLog;
 use basalt::logging::{LogFormat, LogWriter};
 use basalt::metrics::Metrics;
+use basalt::s3::addressing::Addressing;
 use basalt_reactor::net::Listener;
 use basalt_reactor::{Core, CoreId, ring};
 use bytes::Bytes;
@@ -91,6 +92,7 @@ async fn serve(
             minio_bucket_exists: Rc::new(|| false),
             metrics: Rc::new(move || shown.render(0)),
             metrics_public: false,
+            addressing: Addressing::default(),
         },
         access: AccessLog::new(log.queue(), LogFormat::Json, true),
         limits,

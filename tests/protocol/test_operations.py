@@ -192,6 +192,9 @@ def test_virtual_hosts(raw):
         at.host = f"virtual-bucket.s3.example.test:{server.port}"
         assert at.put("/dir/k", b"virtual").status == 200
         assert at.get("/dir/k").body == b"virtual" and at.get("/").texts("Contents/Key") == ["dir/k"]
+        for key in ("/-/live", "/-/other", "/minio/health/live"):
+            assert at.put(key, key.encode()).status == 200 and at.get(key).body == key.encode()
+            assert at.call("DELETE", key).status == 204 and at.get(key, anonymous=True).status == 403
         at.host = f"s3.example.test:{server.port}"
         assert at.get("/virtual-bucket/dir/k").body == b"virtual" and at.get("/").xml.tag == "ListAllMyBucketsResult"
 
