@@ -217,6 +217,18 @@ fn http_1_0_and_absolute_form_work() {
 }
 
 #[test]
+fn a_request_with_two_hosts_is_refused() {
+    let server = Server::start(limits());
+    for second in ["h", "other"] {
+        let mut client = Client::connect(&server);
+        client.send(&format!("GET /hello HTTP/1.1\r\nhost: h\r\nhost: {second}\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(answer.text().contains("<Code>BadRequest</Code>"), "{}", answer.text());
+    }
+}
+
+#[test]
 fn ambiguous_framing_is_refused_or_ends_the_connection() {
     let server = Server::start(limits());
     for (what, request) in [

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use basalt_reactor::Monotonic;
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, SERVER as SERVER_NAME};
+use http::header::{CONNECTION, EXPECT, HOST, SERVER as SERVER_NAME};
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -264,9 +264,13 @@ impl Connection {
     /// What hyper lets through and we do not.
     fn refusal(&self, head: &http::request::Parts) -> Option<S3Error> {
         let target_len = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
-        (target_len > URI_LEN_MAX).then(|| {
-            S3Error::new(ErrorCode::InvalidURI).message("The request URI is longer than this server accepts.")
-        })
+        if target_len > URI_LEN_MAX {
+            let message = "The request URI is longer than this server accepts.";
+            return Some(S3Error::new(ErrorCode::InvalidURI).message(message));
+        }
+        // A proxy in front may have taken another of them for the host (RFC 9112, section 3.2).
+        let mut hosts = head.headers.get_all(HOST).iter();
+        hosts.nth(1).map(|_| S3Error::new(ErrorCode::BadRequest).message("A request has one Host header."))
     }
 
     fn begin(
