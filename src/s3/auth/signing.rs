@@ -124,6 +124,9 @@ fn hex_digits(bytes: &[u8; 32]) -> [u8; 64] {
 pub const SIGNING_KEYS_MAX: usize = SETS * WAYS;
 const SETS: usize = 256;
 const WAYS: usize = 8;
+/// The longest name of a region whose key is kept, in bytes. A server that takes every region takes names as long as a head,
+/// and thousands of those would be memory that nobody counts.
+const REGION_LEN_MAX: usize = 64;
 
 /// Derived signing keys by access key and scope: set-associative, least recently used out first.
 /// An entry holds the secret it came from, so a replaced secret never authenticates again.
@@ -169,8 +172,11 @@ impl SigningKeys {
         Some(&set[0].key)
     }
 
-    /// Keeps a key that has just verified a signature.
+    /// Keeps a key that has just verified a signature, unless its region is called like no region.
     pub(super) fn insert(&mut self, access_key: &str, scope: Scope<'_>, secret: Secret, key: SigningKey) {
+        if scope.region.len() > REGION_LEN_MAX {
+            return;
+        }
         let set = &mut self.sets[set_index(access_key, scope)];
         set.truncate(WAYS - 1);
         set.insert(
@@ -220,6 +226,18 @@ mod tests {
         }
         assert!(keys.len() <= SIGNING_KEYS_MAX);
         assert!(keys.get("key-0", SCOPE, &secret).is_none());
+    }
+
+    #[test]
+    fn keys_of_regions_with_endless_names_are_not_kept() {
+        let mut keys = SigningKeys::default();
+        let secret = Secret::new("secret");
+        for (len, kept) in [(REGION_LEN_MAX, 1), (REGION_LEN_MAX + 1, 1), (20_000, 1)] {
+            let region = "r".repeat(len);
+            let scope = Scope { region: &region, ..SCOPE };
+            keys.insert("k", scope, secret.clone(), SigningKey::derive(&secret, scope));
+            assert_eq!(keys.len(), kept, "{len}");
+        }
     }
 
     #[test]
