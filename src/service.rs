@@ -126,7 +126,7 @@ impl Service {
                     host_id: Rc::clone(&host_id),
                     tls,
                     bucket: None,
-                    memory: None,
+                    memory: Vec::new(),
                 };
                 carry_out(&mut context, admitted.operation).await
             }
@@ -210,7 +210,8 @@ async fn carry_out(context: &mut Context, operation: Operation) -> Result<Respon
         len => context.reserve(len).await?,
     }
     let mut response = dispatch(context, operation).await?;
-    if let Some(memory) = context.memory.take() {
+    if !context.memory.is_empty() {
+        let memory = std::mem::take(&mut context.memory);
         response.memory = Some(Memory { unsent_max: u64::MAX, hold: Box::new(memory) });
     }
     Ok(response)

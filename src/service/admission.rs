@@ -16,10 +16,11 @@ pub(super) const ENTRY_LEN: usize = 512;
 const NAME_LEN_USUAL: usize = 512;
 /// Bytes of memory per part of an upload that is listed: most of it says where the part lies.
 pub(super) const PART_LEN: usize = 4096;
-/// How much more than its bytes a document takes once it is understood.
-const DOCUMENT_FACTOR: usize = 4;
+/// How much more than its bytes a document takes once it is understood. It is reserved when the document is there: a client that
+/// announces a long one and does not send it holds no more than that.
+pub(super) const DOCUMENT_FACTOR: usize = 4;
 /// The same for the list of an upload's parts, which are looked up with all they are made of.
-const PARTS_FACTOR: usize = 16;
+pub(super) const PARTS_FACTOR: usize = 16;
 
 /// Bytes to reserve before `operation` is carried out; `announced` is the length of its body where the client gave one. 0
 /// for operations that hold next to nothing, or that reserve for themselves.
@@ -38,11 +39,7 @@ pub(super) fn memory_len(operation: &Operation, announced: Option<u64>) -> usize
         }
         Body::None | Body::Payload => 0,
     };
-    let factor = match operation {
-        Operation::CompleteMultipartUpload(_) => PARTS_FACTOR,
-        _ => DOCUMENT_FACTOR,
-    };
-    entries as usize * entry_len + document * factor
+    entries as usize * entry_len + document
 }
 
 /// Bytes of memory that a page of entries with these names takes, with its document.

@@ -11,7 +11,7 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue, LOCATION};
 
 use super::Service;
-use super::admission::ENTRY_LEN;
+use super::admission::{DOCUMENT_FACTOR, ENTRY_LEN};
 use super::context::{Context, xml_response};
 use super::document::Checksums;
 use super::failure::{Failure, Result};
@@ -71,6 +71,7 @@ fn page_of<'b>(all: &'b [Rc<Bucket>], parameters: &ListBucketsParameters) -> (Ve
 
 pub(super) async fn create_bucket(context: &mut Context, operation: BucketOnly) -> Result<Response> {
     let document = context.document(BUCKET_DOCUMENT_LEN_MAX, Checksums::Optional).await?;
+    context.reserve_in_all(document.len() * DOCUMENT_FACTOR).await?;
     let wanted = CreateBucketConfiguration::parse_body(&document)?.location_constraint;
     let service = &context.service;
     let configured = match &service.region {

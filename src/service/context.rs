@@ -32,7 +32,7 @@ pub(super) struct Context {
     /// The operation's bucket, found before the operation runs.
     pub(super) bucket: Option<Rc<Bucket>>,
     /// What the request holds of the core's memory; the answer keeps it until it has been sent.
-    pub(super) memory: Option<Permit>,
+    pub(super) memory: Vec<Permit>,
 }
 
 impl Context {
@@ -50,7 +50,7 @@ impl Context {
 
     /// Whether the request holds `len` bytes of memory, or all there is. If so, what exceeds them goes back.
     pub(super) fn settle_for(&self, len: usize) -> bool {
-        let Some(memory) = &self.memory else { return false };
+        let [memory] = &self.memory[..] else { return false };
         let is_enough = memory.len() >= len || memory.is_whole_budget();
         if is_enough {
             memory.shrink(len);
@@ -64,8 +64,24 @@ impl Context {
     /// `SlowDown` when they cannot be had in time.
     pub(super) async fn reserve(&mut self, len: usize) -> Result<()> {
         // Whoever waits in line holds nothing that others wait for.
-        self.memory = None;
-        self.memory = Some(self.engine().admit(len).await?);
+        self.memory.clear();
+        let memory = self.engine().admit(len).await?;
+        self.memory.push(memory);
+        Ok(())
+    }
+
+    /// Reserves what is missing of `len` bytes of memory, and keeps what the request holds meanwhile because it is in use. Several
+    /// requests may wait for each other here; then some are told so when their time is over, and the others get on.
+    ///
+    /// # Errors
+    /// `SlowDown` when they cannot be had in time.
+    pub(super) async fn reserve_in_all(&mut self, len: usize) -> Result<()> {
+        let held: usize = self.memory.iter().map(Permit::len).sum();
+        let missing = len.min(self.engine().memory().capacity).saturating_sub(held);
+        if missing > 0 {
+            let memory = self.engine().admit(missing).await?;
+            self.memory.push(memory);
+        }
         Ok(())
     }
 }

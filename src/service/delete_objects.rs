@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use basalt_engine::{Engine, EngineError};
 use basalt_reactor::JoinHandle;
 
+use super::admission::DOCUMENT_FACTOR;
 use super::context::{Context, xml_response};
 use super::document::Checksums;
 use super::failure::{Failure, Result};
@@ -23,6 +24,7 @@ const IN_FLIGHT_MAX: usize = 64;
 
 pub(super) async fn delete_objects(context: &mut Context, _: BucketOnly) -> Result<Response> {
     let document = context.document(BATCH_DOCUMENT_LEN_MAX, Checksums::Required).await?;
+    context.reserve_in_all(document.len() * DOCUMENT_FACTOR).await?;
     let request = DeleteRequest::parse_body(&document)?;
     drop(document);
     let (engine, bucket, id) = (context.engine().clone(), context.bucket().id, context.id);

@@ -163,3 +163,22 @@ fn slow_listings_of_long_names_are_told_to_slow_down() {
     assert!(served > 0 && refused > 0);
     all_is_well_again(&server, envelope);
 }
+
+/// Who announces the longest list of parts and does not send it holds its length, not what it would take once it is understood.
+#[test]
+fn slow_documents_do_not_take_all_memory() {
+    const DOCUMENTS: usize = 4;
+    let (server, envelope) = small_server("overload-documents");
+    assert_eq!(server.client.call("PUT", "/bucket/object", &[], &content(KIB)).status, 200);
+    let target = format!("/bucket/key?uploadId={}", "0".repeat(32));
+    let documents: Vec<TcpStream> =
+        (0..DOCUMENTS).map(|_| server.client.begin("POST", &target, 4 * MIB as u64)).collect();
+    sleep(SETTLED);
+    assert!(!documents.iter().any(is_answered));
+    for index in 0..16 {
+        let path = format!("/bucket/beside-{index}");
+        assert_eq!(server.client.call("PUT", &path, &[], &content(256 * KIB)).status, 200);
+    }
+    drop(documents);
+    all_is_well_again(&server, envelope);
+}

@@ -16,6 +16,7 @@ use crate::s3::etag::ETag;
 use crate::s3::operation::{BATCH_DOCUMENT_LEN_MAX, CompleteMultipartUpload};
 use crate::s3::request::bodies::{CompleteRequest, CompletedPart};
 use crate::s3::xml::results::write_complete_multipart_upload;
+use crate::service::admission::PARTS_FACTOR;
 use crate::service::context::Context;
 use crate::service::document::Checksums;
 use crate::service::failure::Result;
@@ -37,6 +38,7 @@ pub(in crate::service) async fn complete(
 ) -> Result<Response> {
     let id = UploadId::parse(&operation.upload_id)?;
     let document = context.document(BATCH_DOCUMENT_LEN_MAX, Checksums::OfTheObject).await?;
+    context.reserve_in_all(document.len() * PARTS_FACTOR).await?;
     let request = CompleteRequest::parse_body(&document)?;
     let (engine, bucket) = (context.engine().clone(), context.bucket().id);
     let (upload, parts) = listed_parts(&engine, bucket, &operation, id, &request).await?;
