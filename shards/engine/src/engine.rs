@@ -95,6 +95,7 @@ impl Engine {
         let mut access = Vec::new();
         let mut shards = BTreeMap::new();
         let mut recovered = Vec::new();
+        let owned = (0..superblock.shard_count).filter(|&id| owner_of(id, core_count) == core.id()).count();
         for id in 0..superblock.shard_count {
             let owner = owner_of(id, core_count);
             let files = open_files(&deployment, &disks, id, &flushes)?;
@@ -109,6 +110,8 @@ impl Engine {
                     disks: disks.clone(),
                     roots: open_roots(&deployment, &disks, id)?,
                     buckets: Rc::clone(&buckets),
+                    // The arena is the other half of a core's memory.
+                    memory: core.arena().usage().capacity / owned,
                 };
                 let (shard, found) = Shard::open(context).await?;
                 shards.insert(id, shard);

@@ -289,6 +289,12 @@ impl Index {
         self.state.borrow().active.len()
     }
 
+    /// Bytes of a memtable that is full.
+    #[must_use]
+    pub fn memtable_len_max(&self) -> usize {
+        self.config.memtable_len_max
+    }
+
     /// Whether it is time to [`Index::rotate`].
     #[must_use]
     pub fn is_memtable_full(&self) -> bool {

@@ -35,9 +35,6 @@ use crate::wait::{Event, KeyLocks};
 /// Log bytes after which a checkpoint starts, in slots of a log extent: bounds how long recovery replays.
 const CHECKPOINT_LOG_SLOTS: u64 = 8;
 
-/// Memtable bytes after which a checkpoint starts.
-pub(crate) const MEMTABLE_LEN_MAX: usize = 16 << 20;
-
 pub(crate) struct Shard {
     pub(crate) id: u16,
     pub(crate) core: Core,

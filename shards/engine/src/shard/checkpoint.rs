@@ -12,7 +12,7 @@ use basalt_reactor::arena::BUF_LEN_MAX;
 use basalt_reactor::disk::BLOCK_LEN;
 
 use super::commit::Boundary;
-use super::{CHECKPOINT_LOG_SLOTS, MEMTABLE_LEN_MAX, Shard};
+use super::{CHECKPOINT_LOG_SLOTS, Shard};
 use crate::body::DeviceError;
 use crate::checksum::crc32c;
 use crate::error::EngineError;
@@ -21,6 +21,9 @@ use crate::format::manifest::{ExtentEntry, Manifest};
 use crate::format::root::{MANIFEST_EXTENT_COUNT_MAX, ROOT_COPY_LEN, Root};
 use crate::index::ObsoleteTable;
 use crate::mutant::Mutant;
+
+/// Full memtables' worth of changes that may wait for their flush before mutations wait too.
+const BEHIND_COUNT: usize = 4;
 
 /// How long a full or failing shard waits before it tries again to make room.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -49,14 +52,12 @@ impl Shard {
 
     fn checkpoint_due(&self) -> bool {
         let log_max = self.files.geometry().log_slot_len * CHECKPOINT_LOG_SLOTS;
-        self.checkpoint_wanted.get()
-            || self.commits.log_len.get() >= log_max
-            || self.index.memtable_len() >= MEMTABLE_LEN_MAX
+        self.checkpoint_wanted.get() || self.commits.log_len.get() >= log_max || self.index.is_memtable_full()
     }
 
     /// Whether mutations that grow the store should wait: the index cannot keep up.
     pub(super) fn is_behind(&self) -> bool {
-        self.index.stats().memtable_len >= 4 * MEMTABLE_LEN_MAX
+        self.index.stats().memtable_len >= BEHIND_COUNT * self.index.memtable_len_max()
     }
 
     /// Waits until the background has caught up enough for another mutation.

@@ -11,9 +11,9 @@ use std::rc::Rc;
 use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Core, Disk, File};
 
+use super::Shard;
 use super::commit::{Boundary, CommitQueue, apply};
 use super::space::Space;
-use super::{MEMTABLE_LEN_MAX, Shard};
 use crate::buckets::Buckets;
 use crate::checksum::crc32c;
 use crate::error::EngineError;
@@ -29,8 +29,9 @@ use crate::log::{Batch, LogExtent, LogWriter, prepare_extent};
 use crate::mutant::Mutant;
 use crate::value::{self, Bucket};
 
-/// Index blocks one shard keeps in memory, bytes.
-const INDEX_CACHE_LEN: usize = 16 << 20;
+/// Bytes of a memtable that calls for a checkpoint, and of the cache of index blocks: what the memory allows, within these.
+const INDEX_SHARE_MIN: usize = 1 << 20;
+const INDEX_SHARE_MAX: usize = 16 << 20;
 
 /// Longest manifest that is read, bytes.
 const MANIFEST_LEN_MAX: u64 = 256 << 20;
@@ -47,6 +48,8 @@ pub(crate) struct ShardContext {
     /// The root file on each disk, in member order.
     pub(crate) roots: Vec<Option<File>>,
     pub(crate) buckets: Rc<Buckets>,
+    /// Bytes that the index may take for memtables and cache, roughly.
+    pub(crate) memory: usize,
 }
 
 /// What recovery found, for the log and the operator.
@@ -225,8 +228,9 @@ fn index_config(context: &ShardContext) -> IndexConfig {
     IndexConfig {
         shard: u32::from(shard),
         epoch: context.epoch,
-        memtable_len_max: MEMTABLE_LEN_MAX,
-        cache_len: INDEX_CACHE_LEN,
+        // At worst four full memtables wait for their flush.
+        memtable_len_max: (context.memory / 8).clamp(INDEX_SHARE_MIN, INDEX_SHARE_MAX),
+        cache_len: (context.memory / 8).clamp(INDEX_SHARE_MIN, INDEX_SHARE_MAX),
         report: Rc::new(move |damage| tracing::warn!(shard, ?damage, "damaged index block read around")),
         ..IndexConfig::default()
     }
