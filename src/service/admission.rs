@@ -8,7 +8,7 @@
 //! and looks again.
 
 use crate::s3::operation::{Body, Operation};
-use crate::s3::xml::writer::shown_len_max;
+use crate::s3::xml::writer::{SHOWN_PER_BYTE_MAX, shown_len_max};
 
 /// Bytes of memory per entry of a listing, without its name: the entry itself, and its part of the document.
 pub(super) const ENTRY_LEN: usize = 512;
@@ -42,7 +42,16 @@ pub(super) fn memory_len(operation: &Operation, announced: Option<u64>) -> usize
     entries as usize * entry_len + document
 }
 
-/// Bytes of memory that a page of entries with these names takes, with its document.
-pub(super) fn page_len<'n>(names: impl Iterator<Item = &'n [u8]>, url_encoded: bool) -> usize {
+/// Bytes of memory that a page of entries with these names takes at most, with its document.
+pub(super) fn page_len<'n>(
+    names: impl Iterator<Item = &'n [u8]> + Clone,
+    url_encoded: bool,
+    held: usize,
+) -> usize {
+    // Most pages fit in what is held even if every byte of a name had to be escaped: no need to look at each.
+    let longest: usize = names.clone().map(|name| ENTRY_LEN + name.len() * (1 + SHOWN_PER_BYTE_MAX)).sum();
+    if longest <= held {
+        return longest;
+    }
     names.map(|name| ENTRY_LEN + name.len() + shown_len_max(name, url_encoded)).sum()
 }

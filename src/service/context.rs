@@ -48,6 +48,11 @@ impl Context {
         self.bucket.as_ref().expect("dispatch finds the bucket of every operation that has one")
     }
 
+    /// Bytes of memory that the request holds.
+    pub(super) fn memory_len(&self) -> usize {
+        self.memory.iter().map(Permit::len).sum()
+    }
+
     /// Whether the request holds `len` bytes of memory, or all there is. If so, what exceeds them goes back.
     pub(super) fn settle_for(&self, len: usize) -> bool {
         let [memory] = &self.memory[..] else { return false };
@@ -76,8 +81,7 @@ impl Context {
     /// # Errors
     /// `SlowDown` when they cannot be had in time.
     pub(super) async fn reserve_in_all(&mut self, len: usize) -> Result<()> {
-        let held: usize = self.memory.iter().map(Permit::len).sum();
-        let missing = len.min(self.engine().memory().capacity).saturating_sub(held);
+        let missing = len.min(self.engine().memory().capacity).saturating_sub(self.memory_len());
         if missing > 0 {
             let memory = self.engine().admit(missing).await?;
             self.memory.push(memory);

@@ -100,7 +100,8 @@ async fn fetch(context: &mut Context, wanted: &Wanted<'_>) -> Result<Page<ListIt
     };
     loop {
         let page = context.engine().list(&query).await?;
-        let len = admission::page_len(page.items.iter().map(ListItem::name), wanted.url_encoded);
+        let names = page.items.iter().map(ListItem::name);
+        let len = admission::page_len(names, wanted.url_encoded, context.memory_len());
         if context.settle_for(len) {
             return Ok(page);
         }

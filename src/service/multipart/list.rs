@@ -79,7 +79,8 @@ pub(in crate::service) async fn list_uploads(
     };
     let found = loop {
         let page = context.engine().list_uploads(&query).await?;
-        let len = admission::page_len(page.items.iter().map(|item| item.order().0), parameters.url_encoded);
+        let names = page.items.iter().map(|item| item.order().0);
+        let len = admission::page_len(names, parameters.url_encoded, context.memory_len());
         if context.settle_for(len) {
             break page;
         }
