@@ -14,7 +14,7 @@ use basalt_reactor::{Buf, Core, File, Slice, WriteMode};
 
 use crate::body::DeviceError;
 use crate::checksum::crc32c;
-use crate::extent::flushes::CoreFlushes;
+use crate::extent::flushes::{CoreFlushes, FlushMark};
 use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchHeader};
 use crate::format::codec::Encoder;
@@ -198,7 +198,7 @@ pub(crate) async fn prepare_extent(
     header: &LogHeader,
     prewritten: bool,
 ) -> Result<(), LogError> {
-    let marks: Vec<_> = placement.columns.iter().map(|column| files.flushes().mark(column.disk)).collect();
+    let marks = marks(files, placement);
     if !prewritten {
         let slot_len = files.geometry().log_slot_len;
         let chunk = slot_len.min(basalt_reactor::arena::BUF_LEN_MAX as u64);
@@ -218,6 +218,28 @@ pub(crate) async fn prepare_extent(
     block.copy_from_slice(&bytes);
     let block = block.freeze();
     write_columns(core, files, placement, &block, 0, WriteMode::Volatile).await?;
+    sync_replicas(core, files, placement, marks).await
+}
+
+/// Makes durable whatever the present replicas of a log extent hold.
+pub(crate) async fn sync_extent(
+    core: &Core,
+    files: &ArenaFiles,
+    placement: &Placement,
+) -> Result<(), LogError> {
+    sync_replicas(core, files, placement, marks(files, placement)).await
+}
+
+fn marks(files: &ArenaFiles, placement: &Placement) -> Vec<FlushMark> {
+    placement.columns.iter().map(|column| files.flushes().mark(column.disk)).collect()
+}
+
+async fn sync_replicas(
+    core: &Core,
+    files: &ArenaFiles,
+    placement: &Placement,
+    marks: Vec<FlushMark>,
+) -> Result<(), LogError> {
     for (&column, mark) in placement.columns.iter().zip(marks) {
         if let Some((file, _)) = files.locate(ExtentClass::Log, column) {
             files.sync_since(core, column.disk, file, mark).await.map_err(|error| LogError {

@@ -291,6 +291,10 @@ async fn replay(
                 occupy_opened(&last.records, &mut space.extents.borrow_mut());
             }
             refuse_unnamed_batches(context, space, reader.next_sequence()).await?;
+            reader
+                .settle()
+                .await
+                .map_err(|error| EngineError::ShardFailed { shard: context.id, reason: error.to_string() })?;
             return Ok(replayed);
         };
         if successors.front().is_some_and(|extent| extent.placement.id == batch.header.extent) {
