@@ -109,7 +109,6 @@ pub enum ConfigError {
     Disks(disks::DisksError),
     Cores {
         asked: usize,
-        available: usize,
     },
     Shards {
         asked: usize,
@@ -135,9 +134,7 @@ impl fmt::Display for ConfigError {
             Self::File { path, error } => write!(f, "cannot read {}: {error}", path.display()),
             Self::Toml { path, error } => write!(f, "{}: {error}", path.display()),
             Self::Disks(error) => error.fmt(f),
-            Self::Cores { asked, available } => {
-                write!(f, "--cores {asked} is not possible; this process may use 1 to {available}")
-            }
+            Self::Cores { asked } => write!(f, "--cores {asked} is not between 1 and {CORES_MAX}"),
             Self::Shards { asked } => write!(f, "--shards {asked} is not between 1 and {CORES_MAX}"),
             Self::Memory { bytes, cores } => write!(
                 f,
@@ -191,8 +188,8 @@ impl Config {
         let disks = disks::expand(&raw.disks).map_err(ConfigError::Disks)?;
         let available = cpus.len().min(CORES_MAX);
         let cores = raw.cores.unwrap_or_else(|| default_cores(available));
-        if cores == 0 || cores > available {
-            return Err(ConfigError::Cores { asked: cores, available });
+        if cores == 0 || cores > CORES_MAX {
+            return Err(ConfigError::Cores { asked: cores });
         }
         let shards = match raw.shards {
             None => None,
@@ -235,7 +232,8 @@ impl Config {
         Ok(Config {
             disks,
             listen: raw.listen.unwrap_or(LISTEN_DEFAULT),
-            cpus: cpus[..cores].to_vec(),
+            // More cores than CPUs share them.
+            cpus: cpus.iter().copied().cycle().take(cores).collect(),
             shards,
             memory_per_core,
             arena_len,
@@ -340,6 +338,7 @@ mod tests {
         let config = derived("./data --cores 4").expect("valid");
         assert_eq!(config.listen.to_string(), "127.0.0.1:9000");
         assert_eq!(config.cpus, [0, 2, 4, 6]);
+        assert_eq!(derived("./data --cores 6").expect("cores may share CPUs").cpus, [0, 2, 4, 6, 0, 2]);
         assert_eq!(config.memory_per_core, 1 << 30);
         assert_eq!(config.arena_len, 512 << 20);
         assert!(!config.metrics_public && config.root.is_none() && config.shards.is_none());
@@ -378,7 +377,7 @@ mod tests {
         for (line, wanted) in [
             ("", "no disks"),
             ("d --cores 0", "--cores 0"),
-            ("d --cores 5", "1 to 4"),
+            ("d --cores 1025", "1 and 1024"),
             ("d --shards 0", "--shards 0"),
             ("d --cores 4 --memory 128MiB", "too little for 4 cores"),
             ("d --tls-cert a.pem", "--tls-key"),

@@ -12,6 +12,7 @@ mod notify;
 mod service;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -183,6 +184,10 @@ fn check_host(config: &Config) -> Result<DiskClass, StartError> {
         locked_len: config.arena_len as u64 * config.cpus.len() as u64,
         files: config.files_needed(),
     };
+    let cpus = config.cpus.iter().collect::<BTreeSet<_>>().len();
+    if cpus < config.cpus.len() {
+        tracing::warn!("{} cores share {cpus} CPUs, which costs throughput and latency", config.cpus.len());
+    }
     let mut fatal = false;
     let mut rotational = 0;
     for finding in host_checks(&needs, limits, &config.disks) {

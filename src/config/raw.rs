@@ -27,7 +27,7 @@ pub struct RawConfig {
     #[arg(long, env = "BASALT_LISTEN", value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
 
-    /// CPU cores to use, one pinned thread each [default: all this process may use]
+    /// Cores to run, one pinned thread each; more than CPUs share them [default: all CPUs this process may use]
     #[arg(long, env = "BASALT_CORES", value_name = "N")]
     pub cores: Option<usize>,
 
