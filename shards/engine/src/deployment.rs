@@ -355,6 +355,12 @@ async fn open(core: &Core, disks: Vec<(PathBuf, Disk, DiskState)>) -> Result<Dep
         .max_by_key(|superblock| superblock.epoch)
         .cloned()
         .ok_or_else(|| OpenError::Layout("no disk was given".to_owned()))?;
+    // What was read may lie in a drive's cache alone, left there by a killed process. The copy that is overwritten next must
+    // not be all that a power cut leaves.
+    for (path, disk, _) in &members {
+        let file = disk.open_file(SUPERBLOCK_FILE).map_err(|error| on(path, error))?;
+        file.sync().await.map_err(|error| on(path, error))?;
+    }
     // Two steps, so that however often this is cut off, no two disks are ever more than one epoch apart.
     let behind = members.iter().map(|(_, _, superblock)| superblock.epoch < newest).collect::<Vec<_>>();
     let mut sequences = members.iter().map(|(_, _, superblock)| superblock.sequence).collect::<Vec<_>>();

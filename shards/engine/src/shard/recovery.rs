@@ -14,6 +14,7 @@ use basalt_reactor::{Core, Disk, File};
 use super::Shard;
 use super::commit::{Boundary, CommitQueue, apply};
 use super::space::Space;
+use crate::body::DeviceError;
 use crate::buckets::Buckets;
 use crate::checksum::crc32c;
 use crate::error::EngineError;
@@ -66,6 +67,7 @@ impl Shard {
     /// # Errors
     /// [`EngineError::Damaged`] with the evidence; nothing on disk that the shard needs has changed then.
     pub(crate) async fn open(context: ShardContext) -> Result<(Rc<Shard>, Recovered), EngineError> {
+        settle_roots(&context).await?;
         let root = newest_root(&context).await?;
         let manifest = read_manifest(&context, &root).await?;
         let mut table = ExtentTable::new(
@@ -348,6 +350,22 @@ fn apply_replayed(batch: ReplayedBatch, index: &Index, space: &Space) {
     for record in batch.records {
         apply(record, extent, payload_offset, index, &mut extents);
     }
+}
+
+/// Makes the roots durable before they are read. A killed process may have left the newest one in a drive's cache alone: were
+/// it lost to a power cut after this start took the slots that it calls free, an older root would name what is overwritten.
+async fn settle_roots(context: &ShardContext) -> Result<(), EngineError> {
+    for (disk, file) in (0..).map(DiskIndex).zip(&context.roots) {
+        let Some(file) = file else { continue };
+        let mark = context.files.flushes().mark(disk);
+        context.files.sync_since(&context.core, disk, file, mark).await.map_err(|error| {
+            EngineError::ShardFailed {
+                shard: context.id,
+                reason: format!("root: {}", DeviceError::from(&error)),
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// The newest root any disk has whole. A shard without one is never taken for empty.
