@@ -474,3 +474,6 @@ fn count_slots(context: &ShardContext, table: &mut ExtentTable) -> Result<(), En
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
