@@ -1,6 +1,7 @@
 //! The command line: one file and one struct per subcommand.
 
 mod bench;
+mod durability;
 mod server;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ struct Cli {
 enum Command {
     Server(server::Server),
     Bench(bench::Bench),
+    Durability(durability::Durability),
 }
 
 /// Parses the command line and runs what it asks for.
@@ -27,6 +29,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Server(server) => server.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Durability(durability) => durability.run(),
     }
 }
 
