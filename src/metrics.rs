@@ -77,14 +77,19 @@ scalars! {
     MemoryRefused: Counter "basalt_request_memory_refused_total" "Requests answered SlowDown because memory was spent.";
     MeshBacklog: Gauge "basalt_mesh_backlog" "Requests of other cores queued for this one.";
     LogQueue: Gauge "basalt_log_queue" "Mutations waiting for their batch in the write-ahead log.";
-    LogBytes: Gauge "basalt_log_bytes" "Bytes of write-ahead log not yet freed.";
-    IndexBytes: Gauge "basalt_index_bytes" "Bytes of index tables on disk.";
+    LogBytes: Gauge "basalt_log_bytes" "Bytes of log extents that are not free, one copy counted.";
+    IndexBytes: Gauge "basalt_index_bytes" "Bytes of index tables on disk, one copy counted.";
+    IndexEntries: Gauge "basalt_index_entries"
+        "Entries of the index: objects, uploads, parts and buckets, with what newer entries hide until it is compacted.";
     MemtableBytes: Gauge "basalt_memtable_bytes" "Bytes of index entries held in memory.";
-    Objects: Gauge "basalt_objects" "Objects stored, every version counted.";
-    ObjectBytes: Gauge "basalt_object_bytes" "Bytes of objects stored, before redundancy.";
-    BlocksCorrupt: Counter "basalt_blocks_corrupt_total" "Blocks whose checksum did not match what was read.";
-    BlocksRepaired: Counter "basalt_blocks_repaired_total" "Blocks rebuilt from redundancy.";
-    FailuresTolerated: Gauge "basalt_failures_tolerated" "Disks that can still fail without losing data.";
+    LiveBytes: Gauge "basalt_live_bytes"
+        "Bytes on disk that belong to objects and parts, before redundancy, padding and directory chunks included.";
+    BlocksCorrupt: Counter "basalt_blocks_corrupt_total"
+        "Blocks of objects whose checksum did not match what was read.";
+    BlocksRestored: Counter "basalt_blocks_restored_total"
+        "Blocks of objects that a read restored from redundancy.";
+    FailuresTolerated: Gauge "basalt_failures_tolerated"
+        "Disks that can still fail without losing data, as this core sees it; 0 also when a shard takes no writes.";
 }
 
 const _: () = assert!(SCALARS.len() <= SCALAR_SLOTS);

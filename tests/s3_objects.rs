@@ -7,6 +7,8 @@
 mod child;
 #[path = "s3_objects/client.rs"]
 mod client;
+#[path = "s3_objects/metrics.rs"]
+mod metrics;
 #[path = "s3_objects/overload.rs"]
 mod overload;
 
@@ -28,8 +30,12 @@ fn start(dir: &std::path::Path) -> Server {
 }
 
 fn start_with(dir: &std::path::Path, more: &[&str]) -> Server {
+    start_on(dir, &["disk"], more)
+}
+
+fn start_on(dir: &std::path::Path, disks: &[&str], more: &[&str]) -> Server {
     let keys = ["--root-access-key", ACCESS_KEY, "--root-secret-key", SECRET_KEY];
-    let arguments = [&["disk", "--cores", cores()][..], &keys, more].concat();
+    let arguments = [disks, &["--cores", cores()], &keys, more].concat();
     let child = Child::start(dir, &arguments);
     let client = Client::new(child.address);
     Server { child, client }

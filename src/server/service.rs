@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use basalt_engine::deployment::LOCK_FILE;
 use basalt_engine::request::{Reply, Request};
-use basalt_engine::{Deployment, Engine, FormatOptions, OpenError};
+use basalt_engine::{Deployment, Engine, FormatOptions, OpenError, ShardStats};
 use basalt_reactor::disk::DiskLock;
 use basalt_reactor::mesh::PortSeed;
 use basalt_reactor::{Core, Disk};
@@ -96,6 +96,20 @@ pub(super) fn sample(engine: &Engine, metrics: &CoreMetrics) {
     metrics.set(Scalar::MemoryReserved, memory.used as u64);
     metrics.set(Scalar::MemoryWaiting, memory.waiting as u64);
     metrics.set(Scalar::MemoryRefused, memory.refused);
+    metrics.set(Scalar::MeshBacklog, engine.backlog() as u64);
+    let log_slot_len = engine.deployment().superblock.geometry.log_slot_len;
+    let stats = engine.stats();
+    let sum = |of: fn(&ShardStats) -> u64| stats.iter().map(|(_, shard)| of(shard)).sum::<u64>();
+    metrics.set(Scalar::LogQueue, sum(|shard| shard.commit_backlog as u64));
+    metrics.set(Scalar::LogBytes, sum(|shard| shard.log_extents as u64) * log_slot_len);
+    metrics.set(Scalar::IndexBytes, sum(|shard| shard.index_len));
+    metrics.set(Scalar::IndexEntries, sum(|shard| shard.index_entries));
+    metrics.set(Scalar::MemtableBytes, sum(|shard| shard.memtable_len as u64));
+    metrics.set(Scalar::LiveBytes, sum(|shard| shard.live_body_len));
+    let blocks = engine.block_counts();
+    metrics.set(Scalar::BlocksCorrupt, blocks.corrupt);
+    metrics.set(Scalar::BlocksRestored, blocks.restored);
+    metrics.set(Scalar::FailuresTolerated, engine.failures_tolerated().unwrap_or(0).into());
 }
 
 /// Takes the locks. Those of a process that was killed are free once the kernel has ended its writes.

@@ -3,6 +3,7 @@
 //! Each rule prints every finding with its file and line.
 
 mod layers;
+mod metrics;
 mod promises;
 mod rules;
 mod source;
@@ -65,6 +66,11 @@ fn the_engine_is_repeatable_from_a_seed() {
 #[test]
 fn metrics_are_named_in_one_file() {
     hold(rules::metrics_are_named_once);
+}
+
+#[test]
+fn every_metric_is_set_somewhere() {
+    assert_eq!(metrics::never_set(&source::load(root())), Vec::<String>::new());
 }
 
 #[test]

@@ -57,6 +57,8 @@ pub struct BodyCore {
     /// For restoring damaged blocks: apart, because a reader needs it while it holds its working set. It is never held
     /// longer than disks take.
     recoveries: Rc<Budget>,
+    /// Blocks that readers restored from redundancy.
+    restored: Cell<u64>,
 }
 
 /// Bodies of one shard, as moved by one core.
@@ -84,13 +86,23 @@ impl BodyCore {
         let budget = Budget::new((capacity / 4 * 3).max(stripe_len));
         let workspace_len = recover::workspace_len(geometry, layout::BLOCK_CRC_LEN as usize);
         let recoveries = Budget::new((capacity / RECOVERY_SHARE).max(workspace_len));
-        Rc::new(BodyCore { core, codec, budget, recoveries })
+        Rc::new(BodyCore { core, codec, budget, recoveries, restored: Cell::new(0) })
     }
 
     /// The memory that requests are admitted with.
     #[must_use]
     pub fn budget(&self) -> &Rc<Budget> {
         &self.budget
+    }
+
+    /// Blocks that readers of bodies restored from redundancy: from other columns, or taken from another replica of the log.
+    #[must_use]
+    pub fn restored(&self) -> u64 {
+        self.restored.get()
+    }
+
+    fn count_restored(&self) {
+        self.restored.set(self.restored.get() + 1);
     }
 }
 

@@ -24,7 +24,7 @@ pub use self::body::{BodyReader, ObjectReader};
 pub use self::write::{BodyWriter, WrittenBody};
 use crate::body::budget::{BudgetUse, Permit};
 use crate::body::directory::Origin;
-use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor, OnDamage};
+use crate::body::{Bodies, BodyCore, BodyError, Damage, Fault, Lease, Lessor, OnDamage};
 use crate::buckets::Buckets;
 use crate::deployment::{Deployment, shard_file};
 use crate::error::EngineError;
@@ -68,7 +68,18 @@ struct Inner {
     told: Event,
     recovered: Vec<(u16, Recovered)>,
     damage: Rc<RefCell<Vec<Damage>>>,
+    /// Blocks whose checksum did not match.
+    corrupt: Rc<Cell<u64>>,
     on_damage: OnDamage,
+}
+
+/// What this core's readers of bodies have met since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCounts {
+    /// Blocks whose checksum did not match, each time one was read.
+    pub corrupt: u64,
+    /// Blocks that were served from redundancy, whatever was wrong with them.
+    pub restored: u64,
 }
 
 impl Engine {
@@ -123,6 +134,7 @@ impl Engine {
             access.push(ShardAccess { owner, bodies });
         }
         let damage = Rc::default();
+        let corrupt = Rc::default();
         let inner = Rc::new(Inner {
             core: core.clone(),
             deployment,
@@ -136,8 +148,9 @@ impl Engine {
             buckets_told: Cell::new(false),
             told: Event::default(),
             recovered,
-            on_damage: note_damage(&damage),
+            on_damage: note_damage(&damage, &corrupt),
             damage,
+            corrupt,
         });
         let engine = Engine { inner };
         core.spawn(engine.clone().pump());
@@ -241,6 +254,18 @@ impl Engine {
         self.inner.damage.take()
     }
 
+    /// Blocks found damaged by this core's readers, and blocks they restored.
+    #[must_use]
+    pub fn block_counts(&self) -> BlockCounts {
+        BlockCounts { corrupt: self.inner.corrupt.get(), restored: self.inner.body_core.restored() }
+    }
+
+    /// Requests of other cores that wait for this one to take them.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.inner.port.backlog()
+    }
+
     /// Brings every shard of the deployment under a new root: a shorter recovery, and dead space free.
     ///
     /// # Errors
@@ -327,10 +352,13 @@ impl Engine {
     }
 }
 
-/// Logs damage and keeps it for [`Engine::take_damage`].
-fn note_damage(kept: &Rc<RefCell<Vec<Damage>>>) -> OnDamage {
-    let kept = Rc::clone(kept);
+/// Logs damage, counts it, and keeps it for [`Engine::take_damage`].
+fn note_damage(kept: &Rc<RefCell<Vec<Damage>>>, corrupt: &Rc<Cell<u64>>) -> OnDamage {
+    let (kept, corrupt) = (Rc::clone(kept), Rc::clone(corrupt));
     Rc::new(move |damage: Damage| {
+        if matches!(damage.fault, Fault::Checksum { .. }) {
+            corrupt.set(corrupt.get() + 1);
+        }
         tracing::warn!(extent = damage.extent.0, disk = damage.disk.0, offset = damage.offset, fault = %damage.fault,
             "damaged block read around");
         let mut kept = kept.borrow_mut();

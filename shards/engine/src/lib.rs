@@ -23,7 +23,7 @@ mod wait;
 
 pub use self::deployment::{Deployment, FormatOptions, OpenError};
 pub use self::engine::objects::{ObjectDraft, Page};
-pub use self::engine::{BodyReader, BodyWriter, Engine, ObjectReader, WrittenBody};
+pub use self::engine::{BlockCounts, BodyReader, BodyWriter, Engine, ObjectReader, WrittenBody};
 pub use self::error::{EngineError, Refused};
 pub use self::shard::ShardStats;
 pub use self::shard::list::{ListItem, ListQuery, ListStart, UploadItem, UploadQuery, UploadStart};

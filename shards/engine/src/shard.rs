@@ -27,6 +27,7 @@ use self::pins::Pins;
 use self::space::Space;
 use crate::buckets::Buckets;
 use crate::error::EngineError;
+use crate::extent::table::Extent;
 use crate::extent::{ArenaFiles, ExtentClass, ExtentId, Placement};
 use crate::format::root::Root;
 use crate::index::Index;
@@ -91,6 +92,12 @@ pub struct ShardStats {
     pub data_extents: usize,
     /// Bytes some key still names, in log and data extents.
     pub live_len: u64,
+    /// The same before redundancy: a data extent's live bytes count once per data column.
+    pub live_body_len: u64,
+    /// Bytes of the index's tables on one replica, and entries in them and in memtables.
+    pub index_len: u64,
+    pub index_entries: u64,
+    /// Of the memtable that takes writes and of those that wait for their flush.
     pub memtable_len: usize,
     pub checkpoints: u64,
     pub full: bool,
@@ -135,13 +142,22 @@ impl Shard {
     pub(crate) fn stats(&self) -> ShardStats {
         let extents = self.space.extents.borrow();
         let of = |class| extents.iter().filter(|extent| extent.placement.class == class).count();
+        let data_columns = u64::from(self.files.geometry().k);
+        let body_len = |extent: &Extent| match extent.placement.class {
+            ExtentClass::Data => extent.live_len * data_columns,
+            ExtentClass::Log | ExtentClass::Table => extent.live_len,
+        };
+        let index = self.index.stats();
         ShardStats {
             commit_backlog: self.commits.len(),
             log_len: self.commits.log_len.get(),
             log_extents: of(ExtentClass::Log),
             data_extents: of(ExtentClass::Data),
             live_len: extents.iter().map(|extent| extent.live_len).sum(),
-            memtable_len: self.index.memtable_len(),
+            live_body_len: extents.iter().map(body_len).sum(),
+            index_len: index.table_len,
+            index_entries: index.entry_count,
+            memtable_len: index.memtable_len,
             checkpoints: self.checkpoints.get(),
             full: self.space.is_full(),
             failed: self.failed.borrow().is_some(),

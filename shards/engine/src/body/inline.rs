@@ -104,7 +104,12 @@ impl Bodies {
         let first = (plan.offset / BLOCK_LEN as u64) as usize % replicas.max(1);
         for index in (0..replicas).map(|turn| (first + turn) % replicas) {
             match self.read_replica(placement, index, body, &plan).await {
-                Ok(bytes) => return Ok(bytes.slice(plan.answer)),
+                Ok(bytes) => {
+                    if !faults.is_empty() {
+                        self.core.count_restored();
+                    }
+                    return Ok(bytes.slice(plan.answer));
+                }
                 Err(fault) => {
                     let damage = Damage {
                         extent: body.extent,

@@ -133,6 +133,7 @@ pub(super) async fn recover(
         report(*damage);
     }
     if restored {
+        bodies.core.count_restored();
         return Ok(out.freeze());
     }
     Err(BodyError::Lost {
