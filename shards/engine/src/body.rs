@@ -3,7 +3,7 @@
 //! The core that accepted a body moves its bytes itself: it asks the owning shard for a place, encodes stripes and
 //! writes the columns on its own ring, so payload never crosses cores. [`layout`] and [`plan`] are the arithmetic and
 //! do no I/O; [`stripe`] is the erasure code; [`writer`] and [`reader`] move bytes, [`recover`] restores damaged
-//! blocks, [`inline`] reads the small bodies that live in the log, and [`directory`] is what an extent says of itself.
+//! blocks for a reader and [`mend`] where they lie, [`inline`] reads the small bodies that live in the log, and [`directory`] is what an extent says of itself.
 
 pub mod budget;
 pub mod directory;
@@ -12,6 +12,7 @@ pub mod inline;
 mod join;
 pub mod layout;
 pub mod lease;
+mod mend;
 pub mod plan;
 pub mod reader;
 pub mod recover;
@@ -34,6 +35,7 @@ pub use self::error::{BodyError, Damage, DeviceError, Fault};
 pub use self::inline::InlineBody;
 pub use self::layout::{Segment, StripedBody};
 pub use self::lease::{Lease, LeaseFuture, LeaseUse, Leases, Lessor};
+pub use self::mend::{BlockRow, Mended};
 pub use self::reader::{ReadMemory, Reader};
 use self::stripe::Codec;
 use self::sync::SyncGroup;
@@ -43,8 +45,9 @@ use crate::extent::{ArenaFiles, ExtentId, Geometry, Placement};
 /// Where the extents of a body lie; from the record's pin, so it answers for as long as the body is read.
 pub type Places = Rc<dyn Fn(ExtentId) -> Option<Rc<Placement>>>;
 
-/// Told of every block that had to be read around, for repair and for counting.
-pub type OnDamage = Rc<dyn Fn(Damage)>;
+/// Told of every block that had to be read around, for repair and for counting; for a block of a stripe together with its
+/// row.
+pub type OnDamage = Rc<dyn Fn(Damage, Option<&BlockRow>)>;
 
 /// The part of the arena that recoveries of damaged blocks may fill at one time.
 const RECOVERY_SHARE: usize = 16;

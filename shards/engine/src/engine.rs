@@ -6,6 +6,7 @@
 
 mod body;
 mod buckets;
+mod damage;
 pub mod objects;
 mod uploads;
 mod write;
@@ -21,10 +22,11 @@ use basalt_reactor::{Core, CoreId, Disk};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 pub use self::body::{BodyReader, ObjectReader};
+use self::damage::{Reports, note_damage};
 pub use self::write::{BodyWriter, WrittenBody};
 use crate::body::budget::{BudgetUse, Permit};
 use crate::body::directory::Origin;
-use crate::body::{Bodies, BodyCore, BodyError, Damage, Fault, Lease, Lessor, OnDamage};
+use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor, OnDamage};
 use crate::buckets::Buckets;
 use crate::deployment::{Deployment, shard_file};
 use crate::error::EngineError;
@@ -36,13 +38,12 @@ use crate::shard::recovery::{Recovered, ShardContext};
 use crate::shard::{Shard, ShardStats};
 use crate::wait::{Event, KeyLocks};
 
-/// Damage seen by this core's readers that is kept for repair, at most.
-const DAMAGE_KEPT_MAX: usize = 4096;
-
 /// What one core needs to move bodies of one shard, whoever owns it.
 struct ShardAccess {
     owner: CoreId,
     bodies: Rc<Bodies>,
+    /// Hears of damage that readers on this core meet.
+    on_damage: OnDamage,
 }
 
 /// One core's view of the deployment. Cloning shares it.
@@ -70,7 +71,6 @@ struct Inner {
     damage: Rc<RefCell<Vec<Damage>>>,
     /// Blocks whose checksum did not match.
     corrupt: Rc<Cell<u64>>,
-    on_damage: OnDamage,
 }
 
 /// What this core's readers of bodies have met since the start.
@@ -103,6 +103,9 @@ impl Engine {
         }
         let body_core = BodyCore::new(core.clone(), &superblock.geometry);
         let flushes = CoreFlushes::new(deployment.flushes(core_count), core.id());
+        let damage = Rc::default();
+        let corrupt = Rc::default();
+        let reports = Reports::new(core.clone(), port.clone());
         let mut access = Vec::new();
         let mut shards = BTreeMap::new();
         let mut recovered = Vec::new();
@@ -131,10 +134,13 @@ impl Engine {
             let lessor = Rc::new(MeshLessor { core: core.clone(), port: port.clone(), owner, shard: id });
             let origin = Origin { shard: id, epoch: superblock.epoch, secret: superblock.hash_seed };
             let bodies = Bodies::new(Rc::clone(&body_core), files, lessor, origin);
-            access.push(ShardAccess { owner, bodies });
+            let own = shards.get(&id).cloned();
+            if let Some(own) = &own {
+                core.spawn(Rc::clone(own).run_repairs(Rc::clone(&bodies)));
+            }
+            let on_damage = reports.clone().for_shard(id, owner, own, note_damage(&damage, &corrupt));
+            access.push(ShardAccess { owner, bodies, on_damage });
         }
-        let damage = Rc::default();
-        let corrupt = Rc::default();
         let inner = Rc::new(Inner {
             core: core.clone(),
             deployment,
@@ -148,7 +154,6 @@ impl Engine {
             buckets_told: Cell::new(false),
             told: Event::default(),
             recovered,
-            on_damage: note_damage(&damage, &corrupt),
             damage,
             corrupt,
         });
@@ -350,22 +355,6 @@ impl Engine {
         let owner = self.inner.access[usize::from(shard)].owner;
         self.inner.port.notify(owner, Request::Shard { shard, ask });
     }
-}
-
-/// Logs damage, counts it, and keeps it for [`Engine::take_damage`].
-fn note_damage(kept: &Rc<RefCell<Vec<Damage>>>, corrupt: &Rc<Cell<u64>>) -> OnDamage {
-    let (kept, corrupt) = (Rc::clone(kept), Rc::clone(corrupt));
-    Rc::new(move |damage: Damage| {
-        if matches!(damage.fault, Fault::Checksum { .. }) {
-            corrupt.set(corrupt.get() + 1);
-        }
-        tracing::warn!(extent = damage.extent.0, disk = damage.disk.0, offset = damage.offset, fault = %damage.fault,
-            "damaged block read around");
-        let mut kept = kept.borrow_mut();
-        if kept.len() < DAMAGE_KEPT_MAX {
-            kept.push(damage);
-        }
-    })
 }
 
 /// The core that runs a shard: shards are dealt to the cores in turn, whatever their numbers are.

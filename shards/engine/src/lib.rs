@@ -29,4 +29,5 @@ pub use self::shard::ShardStats;
 pub use self::shard::list::{ListItem, ListQuery, ListStart, UploadItem, UploadQuery, UploadStart};
 pub use self::shard::mutate::{Guard, PutDone};
 pub use self::shard::recovery::Recovered;
+pub use self::shard::repair::RepairCounts;
 pub use self::shard::uploads::{PART_NUMBER_MAX, PartItem, PartsPage};

@@ -25,10 +25,12 @@ pub enum Mutant {
     InlineUnverified,
     /// The log ends at the first batch that cannot be read.
     DamagedLogCutOff,
+    /// Restored blocks are written without being compared with their checksums.
+    RepairUnverified,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 9] = [
+    pub const ALL: [Mutant; 10] = [
         Mutant::DataSyncSkipped,
         Mutant::LogWriteVolatile,
         Mutant::ManifestNotSynced,
@@ -38,6 +40,7 @@ impl Mutant {
         Mutant::LastBatchNotRepeated,
         Mutant::InlineUnverified,
         Mutant::DamagedLogCutOff,
+        Mutant::RepairUnverified,
     ];
 
     /// Whether this process runs the variant.

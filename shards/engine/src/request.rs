@@ -9,6 +9,7 @@ use crate::shard::ShardStats;
 use crate::shard::leases::LeaseGrant;
 use crate::shard::list::{ListChunk, ListQuery, UploadChunk, UploadQuery};
 use crate::shard::mutate::{Found, Guard, PutDone, PutObject};
+use crate::shard::repair::Suspect;
 use crate::shard::uploads::{CompleteUpload, PartsPage, PutPart};
 use crate::value::{Bucket, Upload};
 
@@ -91,6 +92,8 @@ pub enum Ask {
     Refuse(u64),
     Stats,
     Checkpoint,
+    /// A reader met damage in the shard's extents.
+    Repair(Suspect),
 }
 
 pub enum Reply {

@@ -11,6 +11,7 @@ pub(crate) mod list;
 pub(crate) mod mutate;
 mod pins;
 pub(crate) mod recovery;
+pub(crate) mod repair;
 mod serve;
 pub(crate) mod space;
 pub(crate) mod uploads;
@@ -24,6 +25,7 @@ use basalt_reactor::{Core, File};
 use self::commit::CommitQueue;
 use self::leases::Leases;
 use self::pins::Pins;
+use self::repair::{RepairCounts, Repairs};
 use self::space::Space;
 use crate::buckets::Buckets;
 use crate::error::EngineError;
@@ -53,6 +55,7 @@ pub(crate) struct Shard {
     locks: Rc<KeyLocks>,
     leases: Leases,
     pins: Pins,
+    repairs: Repairs,
     /// The last time handed out, nanoseconds since the Unix epoch.
     clock: Cell<u64>,
     obsolete: RefCell<checkpoint::Obsolete>,
@@ -100,6 +103,7 @@ pub struct ShardStats {
     /// Of the memtable that takes writes and of those that wait for their flush.
     pub memtable_len: usize,
     pub checkpoints: u64,
+    pub repair: RepairCounts,
     pub full: bool,
     pub failed: bool,
 }
@@ -119,6 +123,7 @@ impl Shard {
         self.commits.wake();
         self.background.notify();
         self.checkpoint_done.notify();
+        self.repairs.wake();
     }
 
     /// The next instant of the hybrid clock: now, or just after the last one.
@@ -159,6 +164,7 @@ impl Shard {
             index_entries: index.entry_count,
             memtable_len: index.memtable_len,
             checkpoints: self.checkpoints.get(),
+            repair: self.repairs.counts(),
             full: self.space.is_full(),
             failed: self.failed.borrow().is_some(),
         }

@@ -119,7 +119,7 @@ impl Bodies {
                         len: plan.len as u32,
                         fault,
                     };
-                    on_damage(damage);
+                    on_damage(damage, None);
                     faults.push(damage);
                 }
             }

@@ -14,19 +14,20 @@ use super::budget::Permit;
 use super::error::{BodyError, Damage, DeviceError, Fault};
 use super::join::{Boxed, join_all};
 use super::layout::StripedBody;
+use super::mend::BlockRow;
 use super::plan::Block;
 use super::writer::buf_len;
 use crate::checksum::crc32c;
 use crate::extent::{ArenaFiles, ExtentClass, Geometry, Placement};
 
 /// Choices of parity blocks tried for one damaged block at most.
-const CHOICES_MAX: usize = 64;
+pub(super) const CHOICES_MAX: usize = 64;
 
 /// Memory for one recovery: a buffer for every column of one block, taken before the first is filled so that no two
 /// recoveries wait for each other.
 pub(super) struct Workspace {
-    bufs: Vec<Buf>,
-    _permit: Permit,
+    pub(super) bufs: Vec<Buf>,
+    pub(super) _permit: Permit,
 }
 
 /// What a recovery of a block of `block_len` bytes takes from the arena.
@@ -86,6 +87,17 @@ impl Target<'_> {
         }
     }
 
+    /// The target and the blocks beside it in its stripe, for whoever mends them.
+    fn row(&self, k: usize) -> BlockRow {
+        BlockRow {
+            extent: self.placement.id,
+            offset: self.block.column_offset,
+            len: self.block.len as u32,
+            data_crcs: (0..k).filter_map(|column| self.expected(column, k)).collect(),
+            parity_crcs: Vec::new(),
+        }
+    }
+
     /// The checksum that the block of `column` must have, as far as the body knows it.
     fn expected(&self, column: usize, k: usize) -> Option<u32> {
         (column < k).then(|| self.body.crcs[self.block.crc_of(column as u8)])
@@ -100,7 +112,7 @@ pub(super) async fn recover(
     bodies: &Bodies,
     target: &Target<'_>,
     workspace: Workspace,
-    report: &dyn Fn(Damage),
+    report: &dyn Fn(Damage, Option<&BlockRow>),
 ) -> Result<Slice, BodyError> {
     let geometry = bodies.files.geometry();
     let (k, columns) = (usize::from(geometry.k), geometry.columns());
@@ -129,8 +141,9 @@ pub(super) async fn recover(
         restored = found.restore(bodies, target, &mut out, report);
         take = unread.len();
     }
+    let row = target.row(k);
     for damage in &found.faults {
-        report(*damage);
+        report(*damage, Some(&row));
     }
     if restored {
         bodies.core.count_restored();
@@ -170,7 +183,13 @@ impl Found {
 
     /// Tries to restore the target into `out` from what was read, with every choice of as many parity blocks as data
     /// blocks are missing.
-    fn restore(&self, bodies: &Bodies, target: &Target<'_>, out: &mut Buf, report: &dyn Fn(Damage)) -> bool {
+    fn restore(
+        &self,
+        bodies: &Bodies,
+        target: &Target<'_>,
+        out: &mut Buf,
+        report: &dyn Fn(Damage, Option<&BlockRow>),
+    ) -> bool {
         let k = usize::from(bodies.files.geometry().k);
         let wanted = usize::from(target.block.column);
         let expected = target.body.crcs[target.block.crc];
@@ -201,14 +220,15 @@ impl Found {
         target: &Target<'_>,
         present: &[(usize, &[u8])],
         choice: u32,
-        report: &dyn Fn(Damage),
+        report: &dyn Fn(Damage, Option<&BlockRow>),
     ) {
+        let k = usize::from(bodies.files.geometry().k);
         let mut right = vec![0; target.block.len];
         for (index, (column, block)) in self.parity.iter().enumerate() {
             if choice >> index & 1 == 0 {
                 bodies.core.codec.borrow_mut().reconstruct(present, &mut [(*column, &mut right)]);
                 if let Err(fault) = check(block, crc32c(&right)) {
-                    report(target.damage(*column, fault));
+                    report(target.damage(*column, fault), Some(&target.row(k)));
                 }
             }
         }
@@ -246,14 +266,14 @@ pub(super) fn arrived(result: &io::Result<usize>, len: usize) -> Result<(), Faul
 }
 
 /// All sets of `size` out of `count` things, as bit sets, in rising order.
-struct Choices {
+pub(super) struct Choices {
     next: u32,
     count: usize,
     size: usize,
 }
 
 impl Choices {
-    fn new(count: usize, size: usize) -> Choices {
+    pub(super) fn new(count: usize, size: usize) -> Choices {
         Choices { next: 0, count, size }
     }
 }

@@ -105,7 +105,7 @@ impl Rig {
 
     pub(super) fn on_damage(&self) -> OnDamage {
         let damages = Rc::clone(&self.damages);
-        Rc::new(move |damage| damages.borrow_mut().push(damage))
+        Rc::new(move |damage, _| damages.borrow_mut().push(damage))
     }
 
     pub(super) fn disk(&self, disk: DiskIndex) -> DiskHandle {

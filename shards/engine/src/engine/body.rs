@@ -300,8 +300,8 @@ impl BodyReader {
                 Piece::Inline(body, range) => {
                     let place = place_of(&self.engine, self.shard, &self.places, body.extent).await?;
                     let range = narrow(&range)?;
-                    let bytes =
-                        self.bodies.read_inline(&place, &body, range, &self.engine.inner.on_damage).await?;
+                    let on_damage = &self.engine.inner.access[usize::from(self.shard)].on_damage;
+                    let bytes = self.bodies.read_inline(&place, &body, range, on_damage).await?;
                     return Ok(Some(bytes));
                 }
                 Piece::Part(PartBody::Striped(striped), range) => self.start(&striped, range).await?,
@@ -381,7 +381,8 @@ async fn reader(
     learn(engine, shard, places, &extents).await?;
     let known = Rc::clone(places);
     let find: crate::body::Places = Rc::new(move |extent| known.borrow().get(&extent).cloned());
-    Ok(bodies.reader(Rc::new(body), range, find, Rc::clone(&engine.inner.on_damage), memory)?)
+    let on_damage = Rc::clone(&engine.inner.access[usize::from(shard)].on_damage);
+    Ok(bodies.reader(Rc::new(body), range, find, on_damage, memory)?)
 }
 
 async fn read_blob<T: Value>(

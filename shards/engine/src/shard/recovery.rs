@@ -115,6 +115,7 @@ impl Shard {
             locks: Rc::default(),
             leases: Default::default(),
             pins: Default::default(),
+            repairs: Default::default(),
             clock: Cell::new(replayed.clock),
             obsolete: RefCell::default(),
             failed: RefCell::new(None),

@@ -52,6 +52,10 @@ impl Shard {
             }
             Ask::Stats => Reply::Stats(self.stats()),
             Ask::Checkpoint => Reply::Done(self.checkpoint_now().await),
+            Ask::Repair(suspect) => {
+                self.suspect(suspect);
+                Reply::Done(Ok(()))
+            }
         }
     }
 

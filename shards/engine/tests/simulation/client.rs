@@ -33,6 +33,7 @@ pub(crate) struct Outcome {
     pub(crate) races: u64,
     pub(crate) recovered_batches: u64,
     pub(crate) checkpoints: u64,
+    pub(crate) repaired: u64,
     pub(crate) trace: u64,
 }
 
@@ -49,6 +50,7 @@ impl Outcome {
         self.races += other.races;
         self.recovered_batches += other.recovered_batches;
         self.checkpoints += other.checkpoints;
+        self.repaired += other.repaired;
         self.trace ^= other.trace;
     }
 }

@@ -13,6 +13,7 @@ mod directories;
 mod faults;
 mod model;
 mod mutants;
+mod scrub;
 mod uploads;
 
 use client::Outcome;
@@ -57,6 +58,12 @@ fn a_rotten_disk_among_sound_ones_costs_nothing() {
 fn a_damaged_disk_never_gives_wrong_bytes() {
     let total = run_all(20, damage::one_rotten_copy);
     must_reach(total.verified > 0 && total.failed > 0, &total);
+}
+
+#[test]
+fn what_readers_find_damaged_is_repaired_in_place() {
+    let total = run_all(12, scrub::found_by_readers);
+    must_reach(total.repaired > 0 && total.verified > 0, &total);
 }
 
 #[test]

@@ -19,6 +19,7 @@ fn judge_of(mutant: Mutant) -> &'static str {
         | Mutant::LastBatchNotRepeated => "acknowledged_writes_survive_crashes_of_both_kinds",
         Mutant::InlineUnverified => "a_damaged_disk_never_gives_wrong_bytes",
         Mutant::DamagedLogCutOff => "a_damaged_acknowledged_batch_is_refused_with_evidence",
+        Mutant::RepairUnverified => "what_readers_find_damaged_is_repaired_in_place",
     }
 }
 
