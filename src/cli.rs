@@ -2,6 +2,8 @@
 
 mod bench;
 mod durability;
+mod inspect;
+mod offline;
 mod server;
 
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ enum Command {
     Server(server::Server),
     Bench(bench::Bench),
     Durability(durability::Durability),
+    Inspect(inspect::Inspect),
 }
 
 /// Parses the command line and runs what it asks for.
@@ -30,6 +33,7 @@ pub fn main() -> ExitCode {
         Command::Server(server) => server.run(),
         Command::Bench(bench) => bench.run(),
         Command::Durability(durability) => durability.run(),
+        Command::Inspect(inspect) => inspect.run(),
     }
 }
 

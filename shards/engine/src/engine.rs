@@ -13,13 +13,11 @@ mod write;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::hash::Hasher;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use basalt_reactor::mesh::{Incoming, Port};
 use basalt_reactor::{Core, CoreId, Disk};
-use siphasher::sip128::{Hasher128, SipHasher13};
 
 pub use self::body::{BodyReader, ObjectReader};
 use self::damage::{Reports, note_damage};
@@ -32,7 +30,6 @@ use crate::deployment::{Deployment, shard_file};
 use crate::error::EngineError;
 use crate::extent::flushes::CoreFlushes;
 use crate::extent::{ArenaFiles, DiskFiles};
-use crate::format::superblock::HASH_SLOT_COUNT;
 use crate::request::{Ask, Reply, Request};
 use crate::shard::recovery::{Recovered, ShardContext};
 use crate::shard::{Shard, ShardStats};
@@ -315,13 +312,7 @@ impl Engine {
 
     /// The shard that owns `name` in `bucket`.
     fn shard_of(&self, bucket: u64, name: &[u8]) -> u16 {
-        let superblock = &self.inner.deployment.superblock;
-        let mut hasher = SipHasher13::new_with_key(&superblock.hash_seed);
-        hasher.write(&bucket.to_le_bytes());
-        hasher.write(name);
-        let hash = hasher.finish128().as_u128();
-        let slot = usize::try_from(hash % HASH_SLOT_COUNT as u128).expect("below the slot count");
-        superblock.slot_map[slot]
+        self.inner.deployment.superblock.shard_of(bucket, name)
     }
 
     /// The shard, if this core runs it: then nobody needs to be asked over the mesh.

@@ -19,7 +19,7 @@ mod memtable;
 mod merge;
 pub mod policy;
 mod source;
-mod table;
+pub(crate) mod table;
 mod version;
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod format;
 pub mod index;
 mod log;
 pub mod mutant;
+pub mod offline;
 pub mod request;
 mod shard;
 pub mod value;

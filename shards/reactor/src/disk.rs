@@ -116,6 +116,18 @@ impl Disk {
         Ok(File { world })
     }
 
+    /// Opens an existing file for reading alone; works on a file system that is mounted read-only.
+    ///
+    /// # Errors
+    /// As [`Disk::open_file`].
+    pub fn open_file_for_reading(&self, name: &str) -> io::Result<File> {
+        let world = match &self.world {
+            DiskWorld::Ring(disk) => FileWorld::Ring(disk.open_file_for_reading(name)?),
+            DiskWorld::Sim(disk) => FileWorld::Sim(disk.open_file(name)?),
+        };
+        Ok(File { world })
+    }
+
     /// Creates a new, empty file. It survives a power cut only after [`Disk::sync`].
     ///
     /// # Errors

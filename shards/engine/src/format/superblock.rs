@@ -3,6 +3,10 @@
 //! Two copies, A and B, in the file `superblock` of each disk. The copy with the higher sequence is the newest; a new
 //! one always overwrites the other, so the newest valid copy is never at risk.
 
+use std::hash::Hasher;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
 use super::codec::{DecodeError, Decoder, Encoder};
 use super::frame::{self, FrameError};
 use crate::body::layout::STRIP_LEN_MAX;
@@ -76,6 +80,17 @@ pub struct Superblock {
 }
 
 impl Superblock {
+    /// The shard that owns `name` in `bucket`; a bucket's own record goes by bucket 0 and its name.
+    #[must_use]
+    pub fn shard_of(&self, bucket: u64, name: &[u8]) -> u16 {
+        let mut hasher = SipHasher13::new_with_key(&self.hash_seed);
+        hasher.write(&bucket.to_le_bytes());
+        hasher.write(name);
+        let hash = hasher.finish128().as_u128();
+        let slot = usize::try_from(hash % HASH_SLOT_COUNT as u128).expect("below the slot count");
+        self.slot_map[slot]
+    }
+
     /// The framed copy, shorter than [`SUPERBLOCK_COPY_LEN`].
     ///
     /// # Panics

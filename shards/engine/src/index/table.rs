@@ -40,6 +40,21 @@ pub struct TableDescriptor {
     pub sequence: u64,
 }
 
+impl TableDescriptor {
+    /// The header, if it is that of this table.
+    ///
+    /// # Errors
+    /// [`Fault::Malformed`].
+    pub(crate) fn check(&self, header: Header) -> Result<Header, Fault> {
+        let agrees = header.sequence == self.sequence
+            && header.table_len == self.len
+            && header.entry_count == self.entry_count
+            && header.min_key == self.min_key
+            && header.max_key == self.max_key;
+        if agrees { Ok(header) } else { Err(Fault::Malformed("the header contradicts the manifest")) }
+    }
+}
+
 /// An open table: what is kept of it in memory.
 pub(crate) struct Table {
     pub(crate) descriptor: TableDescriptor,
@@ -53,17 +68,9 @@ impl Table {
         let placement = &descriptor.placement;
         let slot_len = store.files.geometry().table_slot_len;
         let place = |kind, block| FramePlace { kind, extent: placement.id, block };
-        let agrees = |header: Header| {
-            let agrees = header.sequence == descriptor.sequence
-                && header.table_len == descriptor.len
-                && header.entry_count == descriptor.entry_count
-                && header.min_key == descriptor.min_key
-                && header.max_key == descriptor.max_key;
-            if agrees { Ok(header) } else { Err(Fault::Malformed("the header contradicts the manifest")) }
-        };
         let header = store
             .read_frame(placement, place(FrameKind::Header, 0), HEADER_FRAME_LEN, 0, |payload| {
-                Header::decode(payload, slot_len).and_then(agrees)
+                Header::decode(payload, slot_len).and_then(|header| descriptor.check(header))
             })
             .await?;
         let data_end = header.data_end().expect("a decoded header is consistent");

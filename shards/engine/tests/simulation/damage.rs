@@ -8,10 +8,16 @@ use basalt_reactor::sim::{Crash, DiskHandle, Random, World};
 use crate::client::{Client, Outcome, Shared, bucket_id, check, drain, run_client};
 use crate::cluster::{Cluster, Layout};
 
-const CAPACITY: u64 = 96 << 20;
+pub(crate) const CAPACITY: u64 = 96 << 20;
 
 /// Clients at work until they are done or `events` have passed; then the process is killed.
-fn work(world: &mut World, layout: Layout, shared: &Rc<Shared>, mut random: Random, checkpoint: bool) {
+pub(crate) fn work(
+    world: &mut World,
+    layout: Layout,
+    shared: &Rc<Shared>,
+    mut random: Random,
+    checkpoint: bool,
+) {
     let cores = world.boot(1 + random.below(2) as u16);
     let state = Rc::clone(shared);
     world.run(async move {
@@ -34,7 +40,13 @@ fn work(world: &mut World, layout: Layout, shared: &Rc<Shared>, mut random: Rand
 }
 
 /// Opens the deployment and compares everything; a refusal is an answer if `refusable`.
-fn reopen(world: &mut World, layout: Layout, shared: &Rc<Shared>, mut random: Random, refusable: bool) {
+pub(crate) fn reopen(
+    world: &mut World,
+    layout: Layout,
+    shared: &Rc<Shared>,
+    mut random: Random,
+    refusable: bool,
+) {
     let cores = world.boot(1 + random.below(2) as u16);
     let state = Rc::clone(shared);
     let opened = world.run(async move {

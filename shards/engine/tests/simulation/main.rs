@@ -13,6 +13,7 @@ mod directories;
 mod faults;
 mod model;
 mod mutants;
+mod offline;
 mod scrub;
 mod uploads;
 

@@ -149,6 +149,10 @@ impl RingDisk {
         self.open_with(OpenOptions::new().read(true).write(true), name)
     }
 
+    pub(crate) fn open_file_for_reading(&self, name: &str) -> io::Result<RingFile> {
+        self.open_with(OpenOptions::new().read(true), name)
+    }
+
     pub(crate) fn create_file(&self, name: &str) -> io::Result<RingFile> {
         self.open_with(OpenOptions::new().read(true).write(true).create_new(true), name)
     }
