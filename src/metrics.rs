@@ -88,6 +88,9 @@ scalars! {
         "Blocks of objects whose checksum did not match what was read.";
     BlocksRestored: Counter "basalt_blocks_restored_total"
         "Blocks of objects that a read restored from redundancy.";
+    ReadsHedged: Counter "basalt_reads_hedged_total"
+        "Reads of a disk that were late, so that others were asked for the same bytes.";
+    HedgesWon: Counter "basalt_hedges_won_total" "Late reads that the others overtook.";
     FailuresTolerated: Gauge "basalt_failures_tolerated"
         "Disks that can still fail without losing data, as this core sees it; 0 also when a shard takes no writes.";
 }

@@ -109,6 +109,9 @@ pub(super) fn sample(engine: &Engine, metrics: &CoreMetrics) {
     let blocks = engine.block_counts();
     metrics.set(Scalar::BlocksCorrupt, blocks.corrupt);
     metrics.set(Scalar::BlocksRestored, blocks.restored);
+    let reads = engine.read_counts();
+    metrics.set(Scalar::ReadsHedged, reads.hedged);
+    metrics.set(Scalar::HedgesWon, reads.hedges_won);
     metrics.set(Scalar::FailuresTolerated, engine.failures_tolerated().unwrap_or(0).into());
 }
 

@@ -40,6 +40,7 @@ pub use self::reader::{ReadMemory, Reader};
 use self::stripe::Codec;
 use self::sync::SyncGroup;
 pub use self::writer::{Writer, Written};
+use crate::extent::reads::LateMemory;
 use crate::extent::{ArenaFiles, ExtentId, Geometry, Placement};
 
 /// Where the extents of a body lie; from the record's pin, so it answers for as long as the body is read.
@@ -104,8 +105,8 @@ impl BodyCore {
         self.restored.get()
     }
 
-    fn count_restored(&self) {
-        self.restored.set(self.restored.get() + 1);
+    fn count_restored(&self, blocks: u64) {
+        self.restored.set(self.restored.get() + blocks);
     }
 }
 
@@ -118,6 +119,7 @@ impl Bodies {
         origin: Origin,
     ) -> Rc<Bodies> {
         let syncs = SyncGroup::new(core.core.clone(), Rc::clone(&files));
+        files.reads().account_with(Rc::clone(&core.budget) as Rc<dyn LateMemory>);
         Rc::new(Bodies { core, files, lessor, syncs, origin, column_writes: Cell::new(0) })
     }
 

@@ -29,6 +29,7 @@ use crate::buckets::Buckets;
 use crate::deployment::{Deployment, shard_file};
 use crate::error::EngineError;
 use crate::extent::flushes::CoreFlushes;
+use crate::extent::reads::{DiskReads, ReadCounts};
 use crate::extent::{ArenaFiles, DiskFiles};
 use crate::request::{Ask, Reply, Request};
 use crate::shard::recovery::{Recovered, ShardContext};
@@ -58,6 +59,7 @@ struct Inner {
     shards: BTreeMap<u16, Rc<Shard>>,
     access: Vec<ShardAccess>,
     body_core: Rc<BodyCore>,
+    reads: Rc<DiskReads>,
     buckets: Rc<Buckets>,
     /// One lock per bucket name, taken on the core of its home shard.
     bucket_locks: Rc<KeyLocks>,
@@ -100,6 +102,7 @@ impl Engine {
         }
         let body_core = BodyCore::new(core.clone(), &superblock.geometry);
         let flushes = CoreFlushes::new(deployment.flushes(core_count), core.id());
+        let reads = DiskReads::new(&superblock.geometry, disks.len());
         let damage = Rc::default();
         let corrupt = Rc::default();
         let reports = Reports::new(core.clone(), port.clone());
@@ -109,7 +112,7 @@ impl Engine {
         let owned = (0..superblock.shard_count).filter(|&id| owner_of(id, core_count) == core.id()).count();
         for id in 0..superblock.shard_count {
             let owner = owner_of(id, core_count);
-            let files = open_files(&deployment, &disks, id, &flushes)?;
+            let files = open_files(&deployment, &disks, id, &flushes, &reads)?;
             if owner == core.id() {
                 let context = ShardContext {
                     core: core.clone(),
@@ -146,6 +149,7 @@ impl Engine {
             shards,
             access,
             body_core,
+            reads,
             buckets,
             bucket_locks: Rc::default(),
             buckets_told: Cell::new(false),
@@ -248,6 +252,12 @@ impl Engine {
     pub fn failures_tolerated(&self) -> Option<u8> {
         let healthy = self.inner.shards.values().all(|shard| shard.check_healthy().is_ok());
         healthy.then_some(self.inner.deployment.superblock.geometry.m)
+    }
+
+    /// What late disks have cost this core's reads so far.
+    #[must_use]
+    pub fn read_counts(&self) -> ReadCounts {
+        self.inner.reads.counts()
     }
 
     /// Blocks this core's readers had to read around since the last call.
@@ -362,6 +372,7 @@ fn open_files(
     disks: &[Option<Disk>],
     shard: u16,
     flushes: &Rc<CoreFlushes>,
+    reads: &Rc<DiskReads>,
 ) -> Result<Rc<ArenaFiles>, EngineError> {
     let mut files = Vec::with_capacity(disks.len());
     for disk in disks {
@@ -375,7 +386,7 @@ fn open_files(
         };
         files.push(Some(DiskFiles { log: open("log")?, data: open("data")?, table: open("table")? }));
     }
-    Ok(ArenaFiles::sharing(deployment.superblock.geometry, files, Rc::clone(flushes)))
+    Ok(ArenaFiles::sharing(deployment.superblock.geometry, files, Rc::clone(flushes), Rc::clone(reads)))
 }
 
 fn open_roots(

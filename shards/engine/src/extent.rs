@@ -5,6 +5,9 @@
 //! the slots behind it are, each time under a new id.
 
 pub mod flushes;
+pub mod latency;
+pub mod reads;
+pub(crate) mod replicas;
 pub(crate) mod table;
 
 use std::io;
@@ -14,6 +17,7 @@ use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Core, CoreId, File};
 
 use self::flushes::{CoreFlushes, FlushMark, Flushes};
+use self::reads::DiskReads;
 
 /// Names one extent of one shard, for all time. Ids grow by one per allocation; 0 names none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,6 +99,7 @@ pub struct ArenaFiles {
     /// Indexed by disk.
     disks: Vec<Option<DiskFiles>>,
     flushes: Rc<CoreFlushes>,
+    reads: Rc<DiskReads>,
 }
 
 /// One disk's three arena files of a shard.
@@ -109,17 +114,25 @@ impl ArenaFiles {
     #[must_use]
     pub fn new(geometry: Geometry, disks: Vec<Option<DiskFiles>>) -> Rc<ArenaFiles> {
         let flushes = CoreFlushes::new(Flushes::new(disks.len(), 1), CoreId(0));
-        ArenaFiles::sharing(geometry, disks, flushes)
+        let reads = DiskReads::new(&geometry, disks.len());
+        ArenaFiles::sharing(geometry, disks, flushes, reads)
     }
 
-    /// The files of one of several cores.
+    /// The files of one of several cores, which knows of the disks what all its shards have learned.
     #[must_use]
     pub fn sharing(
         geometry: Geometry,
         disks: Vec<Option<DiskFiles>>,
         flushes: Rc<CoreFlushes>,
+        reads: Rc<DiskReads>,
     ) -> Rc<ArenaFiles> {
-        Rc::new(ArenaFiles { geometry, disks, flushes })
+        Rc::new(ArenaFiles { geometry, disks, flushes, reads })
+    }
+
+    /// What this core knows of how the disks answer reads.
+    #[must_use]
+    pub fn reads(&self) -> &Rc<DiskReads> {
+        &self.reads
     }
 
     /// What the cores know of the disks' flushes.

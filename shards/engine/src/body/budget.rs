@@ -6,6 +6,7 @@
 //! beyond it, to read ahead and to write long runs, is never waited for and never takes the second half of the budget:
 //! that half is for working sets alone, whatever slow clients sit on.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -15,6 +16,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use basalt_reactor::Core;
+
+use crate::extent::reads::LateMemory;
 
 /// How long a request may wait for its working set before it is told to come back later.
 pub const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -110,6 +113,14 @@ impl Budget {
         if self.has_extra(len) { self.take(len) } else { None }
     }
 
+    /// Counts `len` bytes that are taken already and come back by themselves, whatever is free: nobody is let in until
+    /// they fit again.
+    #[must_use]
+    pub fn charge(self: &Rc<Budget>, len: usize) -> Permit {
+        self.used.set(self.used.get() + len);
+        Permit { budget: Rc::clone(self), len: Cell::new(len) }
+    }
+
     fn has_extra(&self, len: usize) -> bool {
         self.line.borrow().is_empty() && self.used.get() + len <= self.capacity / 2
     }
@@ -145,6 +156,12 @@ impl Budget {
                 waker.wake();
             }
         }
+    }
+}
+
+impl LateMemory for Budget {
+    fn hold(self: Rc<Self>, len: usize) -> Box<dyn Any> {
+        Box::new(self.charge(len))
     }
 }
 
@@ -296,6 +313,21 @@ mod tests {
         assert!(poll(&mut waiting).is_pending());
         assert!(budget.try_extra(1).is_none() && !set.try_grow(31), "nobody overtakes the line");
         drop((waiting, set));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_charged_keeps_others_out_until_it_fits() {
+        let budget = Budget::new(10);
+        let held = budget.try_reserve(8).expect("free");
+        let charged = budget.charge(5);
+        assert_eq!(budget.used(), 13);
+        assert!(budget.try_reserve(1).is_none() && !held.try_grow(9));
+        let mut waiting = Box::pin(budget.reserve(2));
+        assert!(poll(&mut waiting).is_pending());
+        drop(charged);
+        assert!(poll(&mut waiting).is_ready());
+        drop((waiting, held));
         assert_eq!(budget.used(), 0);
     }
 

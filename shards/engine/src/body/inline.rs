@@ -1,15 +1,17 @@
 //! Small bodies that live in the log: one aligned read around them, verified, from any replica that has them right.
 
+use std::io;
 use std::ops::Range;
 
-use basalt_reactor::Slice;
 use basalt_reactor::arena::BUF_LEN_MAX;
 use basalt_reactor::disk::BLOCK_LEN;
+use basalt_reactor::{Buf, Slice};
 
 use super::error::{BodyError, Damage, Fault};
 use super::layout::BLOCK_CRC_LEN;
 use super::recover::{arrived, check};
 use super::{Bodies, OnDamage};
+use crate::extent::replicas::ReplicaRead;
 use crate::extent::{ExtentClass, ExtentId, Placement};
 use crate::mutant::Mutant;
 
@@ -81,7 +83,7 @@ fn plan_inline(body: &InlineBody, range: Range<u32>) -> InlineRead {
 
 impl Bodies {
     /// Reads bytes `range` of an inline body, which must not be empty. A damaged replica is reported, and the next one
-    /// answers.
+    /// answers; so it does for one that is late.
     ///
     /// # Errors
     /// [`BodyError::Lost`] when no replica has the bytes; [`BodyError::Malformed`], [`BodyError::OutOfRange`].
@@ -98,56 +100,61 @@ impl Bodies {
             return Err(BodyError::OutOfRange { start, end, len });
         }
         let plan = plan_inline(body, range);
-        let replicas = placement.columns.len();
+        let damage = |index: usize, fault| Damage {
+            extent: body.extent,
+            column: index as u8,
+            disk: placement.columns[index].disk,
+            offset: plan.offset,
+            len: plan.len as u32,
+            fault,
+        };
+        let read = ReplicaRead {
+            core: &self.core.core,
+            files: &self.files,
+            class: ExtentClass::Log,
+            columns: &placement.columns,
+            // Which replica is asked first differs from place to place, so that all disks share the reads.
+            first: (plan.offset / BLOCK_LEN as u64) as usize % placement.columns.len().max(1),
+            offset: plan.offset,
+            len: plan.len,
+        };
         let mut faults = Vec::new();
-        // Which replica is asked first differs from place to place, so that all disks share the reads.
-        let first = (plan.offset / BLOCK_LEN as u64) as usize % replicas.max(1);
-        for index in (0..replicas).map(|turn| (first + turn) % replicas) {
-            match self.read_replica(placement, index, body, &plan).await {
-                Ok(bytes) => {
-                    if !faults.is_empty() {
-                        self.core.count_restored();
-                    }
-                    return Ok(bytes.slice(plan.answer));
-                }
-                Err(fault) => {
-                    let damage = Damage {
-                        extent: body.extent,
-                        column: index as u8,
-                        disk: placement.columns[index].disk,
-                        offset: plan.offset,
-                        len: plan.len as u32,
-                        fault,
-                    };
-                    on_damage(damage, None);
-                    faults.push(damage);
-                }
+        let open = |_, result, buf| verified(result, buf, body, &plan);
+        let bytes = read
+            .first_good(open, |index, fault| {
+                let damage = damage(index, fault);
+                on_damage(damage, None);
+                faults.push(damage);
+            })
+            .await;
+        if let Some(bytes) = bytes {
+            if !faults.is_empty() {
+                self.core.count_restored(1);
             }
+            return Ok(bytes.slice(plan.answer));
         }
+        let absent = |index: &usize| self.files.locate(ExtentClass::Log, placement.columns[*index]).is_none();
+        faults.extend((0..placement.columns.len()).filter(absent).map(|index| damage(index, Fault::Absent)));
         Err(BodyError::Lost { extent: body.extent, offset: plan.offset, len: plan.len as u32, faults })
     }
+}
 
-    async fn read_replica(
-        &self,
-        placement: &Placement,
-        index: usize,
-        body: &InlineBody,
-        plan: &InlineRead,
-    ) -> Result<Slice, Fault> {
-        let place = self.files.locate(ExtentClass::Log, placement.columns[index]);
-        let (file, origin) = place.ok_or(Fault::Absent)?;
-        let buf = self.core.core.arena().alloc(plan.len).await;
-        let (result, buf) = file.read_at(buf, origin + plan.offset).await;
-        arrived(&result, buf.len())?;
-        let bytes = buf.freeze();
-        let blocks = bytes[plan.start..plan.end].chunks(BLOCK_CRC_LEN as usize);
-        for (block, expected) in blocks.zip(&body.crcs[plan.first_crc..]) {
-            if !Mutant::InlineUnverified.is_active() {
-                check(block, *expected)?;
-            }
+/// What a read around an inline body brought, if it is what was written.
+fn verified(
+    result: io::Result<usize>,
+    buf: Buf,
+    body: &InlineBody,
+    plan: &InlineRead,
+) -> Result<Slice, Fault> {
+    arrived(&result, buf.len())?;
+    let bytes = buf.freeze();
+    let blocks = bytes[plan.start..plan.end].chunks(BLOCK_CRC_LEN as usize);
+    for (block, expected) in blocks.zip(&body.crcs[plan.first_crc..]) {
+        if !Mutant::InlineUnverified.is_active() {
+            check(block, *expected)?;
         }
-        Ok(bytes)
     }
+    Ok(bytes)
 }
 
 #[cfg(test)]

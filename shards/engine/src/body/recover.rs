@@ -146,7 +146,7 @@ pub(super) async fn recover(
         report(*damage, Some(&row));
     }
     if restored {
-        bodies.core.count_restored();
+        bodies.core.count_restored(1);
         return Ok(out.freeze());
     }
     Err(BodyError::Lost {

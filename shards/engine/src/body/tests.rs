@@ -2,6 +2,7 @@
 
 mod damage;
 mod directories;
+mod hedge;
 mod round_trip;
 
 use std::cell::{Cell, RefCell};
@@ -18,6 +19,7 @@ use super::lease::LeaseFuture;
 use super::walk::ExtentDirectory;
 use super::*;
 use crate::extent::flushes::{CoreFlushes, Flushes};
+use crate::extent::reads::DiskReads;
 use crate::extent::{Column, DiskFiles, DiskIndex, ExtentClass};
 
 /// Extents that the lessor has, each with a slot on every disk.
@@ -143,7 +145,8 @@ pub(super) fn open_sharing(
             (!absent.contains(&index)).then_some(files)
         })
         .collect();
-    let files = ArenaFiles::sharing(geometry, disks, flushes);
+    let reads = DiskReads::new(&geometry, geometry.columns());
+    let files = ArenaFiles::sharing(geometry, disks, flushes, reads);
     let lessor: Rc<dyn Lessor> = Rc::clone(lessor) as Rc<dyn Lessor>;
     Bodies::new(BodyCore::new(core.clone(), &geometry), files, lessor, ORIGIN)
 }

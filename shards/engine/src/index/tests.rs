@@ -2,6 +2,7 @@
 
 mod damage;
 mod figures;
+mod hedge;
 mod model;
 
 use std::cell::{Cell, RefCell};

@@ -1,16 +1,18 @@
 //! Verified reads of table extents: any replica will do, as long as what it returns is what was written.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
-use basalt_reactor::Core;
 use basalt_reactor::disk::BLOCK_LEN;
+use basalt_reactor::{Buf, Core};
 
 use super::Table;
 use super::block::Block;
 use super::frame::{Fault, FrameKind, FramePlace, open};
-use crate::extent::{ArenaFiles, Column, ExtentClass, Placement};
+use crate::extent::replicas::ReplicaRead;
+use crate::extent::{ArenaFiles, ExtentClass, Placement};
 use crate::index::cache::BlockCache;
 use crate::index::error::{Damage, DamageCause, IndexError};
 
@@ -53,27 +55,47 @@ impl TableStore {
         let extent = placement.id;
         let offset = u64::from(place.block) * BLOCK_LEN as u64;
         let mut error = IndexError::Absent { extent };
-        for column in rotated(&placement.columns, first) {
-            let Some((file, base)) = self.files.locate(ExtentClass::Table, column) else { continue };
-            let buf = self.core.arena().alloc(len).await;
-            let (result, buf) = file.read_at(buf, base + offset).await;
-            let cause = match result {
-                Ok(read_len) => match open(&buf[..read_len], place).and_then(&decode) {
-                    Ok(decoded) => return Ok(decoded),
-                    Err(fault) => {
+        let open = |_, result: io::Result<usize>, buf: Buf| {
+            let read_len = result.map_err(Refusal::Io)?;
+            open(&buf[..read_len], place).and_then(&decode).map_err(Refusal::Fault)
+        };
+        let decoded = self
+            .replicas(placement, first, offset, len)
+            .first_good(open, |index, refusal| {
+                let cause = match refusal {
+                    Refusal::Fault(fault) => {
                         error = IndexError::Corrupt { extent, offset, fault };
                         DamageCause::Fault(fault)
                     }
-                },
-                Err(failure) => {
-                    let kind = failure.kind();
-                    error = IndexError::Read { extent, offset, error: failure };
-                    DamageCause::Io(kind)
-                }
-            };
-            (self.report)(Damage { extent, column, offset, len: len as u64, cause });
+                    Refusal::Io(failure) => {
+                        let kind = failure.kind();
+                        error = IndexError::Read { extent, offset, error: failure };
+                        DamageCause::Io(kind)
+                    }
+                };
+                let column = placement.columns[index];
+                (self.report)(Damage { extent, column, offset, len: len as u64, cause });
+            })
+            .await;
+        decoded.ok_or(error)
+    }
+
+    fn replicas<'a>(
+        &'a self,
+        placement: &'a Placement,
+        first: usize,
+        offset: u64,
+        len: usize,
+    ) -> ReplicaRead<'a> {
+        ReplicaRead {
+            core: &self.core,
+            files: &self.files,
+            class: ExtentClass::Table,
+            columns: &placement.columns,
+            first,
+            offset,
+            len,
         }
-        Err(error)
     }
 
     /// Reads the data blocks `indices` of `table`, neighbours in one transfer.
@@ -92,27 +114,20 @@ impl TableStore {
         let (last, last_len) = table.directory.place(indices.end - 1);
         let offset = u64::from(start) * BLOCK_LEN as u64;
         let len = (last + last_len - start) as usize * BLOCK_LEN;
-        let column = rotated(&placement.columns, preferred).next();
-        let located = column.and_then(|column| {
-            self.files.locate(ExtentClass::Table, column).map(|(file, base)| (file, base, column))
-        });
-        let mut read = None;
-        if let Some((file, base, column)) = located {
-            let buf = self.core.arena().alloc(len).await;
-            let (result, buf) = file.read_at(buf, base + offset).await;
-            match result {
-                Ok(read_len) => read = Some((buf, read_len, column)),
-                Err(error) => {
-                    let cause = DamageCause::Io(error.kind());
-                    (self.report)(Damage { extent: placement.id, column, offset, len: len as u64, cause });
-                }
-            }
-        }
+        let keep = |index, result: io::Result<usize>, buf: Buf| result.map(|read_len| (buf, read_len, index));
+        let read = self
+            .replicas(placement, preferred, offset, len)
+            .first_good(keep, |index, error| {
+                let (column, cause) = (placement.columns[index], DamageCause::Io(error.kind()));
+                (self.report)(Damage { extent: placement.id, column, offset, len: len as u64, cause });
+            })
+            .await;
+        let answered = read.as_ref().map_or(preferred, |(_, _, index)| *index);
         let mut blocks = Vec::with_capacity(indices.len());
         for index in indices {
             let (block, block_len) = table.directory.place(index);
             let place = FramePlace { kind: FrameKind::Data, extent: placement.id, block };
-            if let Some((buf, read_len, column)) = &read {
+            if let Some((buf, read_len, index)) = &read {
                 let frame_start = (block - start) as usize * BLOCK_LEN;
                 let frame_len = block_len as usize * BLOCK_LEN;
                 let frame = buf[..*read_len].get(frame_start..).unwrap_or_default();
@@ -123,15 +138,15 @@ impl TableStore {
                     }
                     Err(fault) => (self.report)(Damage {
                         extent: placement.id,
-                        column: *column,
+                        column: placement.columns[*index],
                         offset: u64::from(block) * BLOCK_LEN as u64,
                         len: frame_len as u64,
                         cause: DamageCause::Fault(fault),
                     }),
                 }
             }
-            // The others first: the preferred one has just failed.
-            blocks.push(self.read_block(table, index, preferred + 1).await?);
+            // The others first: the one that answered has just failed.
+            blocks.push(self.read_block(table, index, answered + 1).await?);
         }
         Ok(blocks)
     }
@@ -158,7 +173,8 @@ impl TableStore {
     }
 }
 
-/// The columns in order, beginning with number `first`.
-fn rotated(columns: &[Column], first: usize) -> impl Iterator<Item = Column> {
-    (0..columns.len()).map(move |index| columns[(first + index) % columns.len()])
+/// Why a replica's answer was not taken.
+enum Refusal {
+    Fault(Fault),
+    Io(io::Error),
 }

@@ -9,6 +9,7 @@ use basalt_reactor::{CoreId, WriteMode};
 use super::*;
 use crate::deployment::{Deployment, FormatOptions, shard_file};
 use crate::extent::flushes::CoreFlushes;
+use crate::extent::reads::DiskReads;
 use crate::extent::{DiskFiles, Geometry};
 use crate::format::superblock::{DiskClass, SUPERBLOCK_COPY_LEN};
 
@@ -38,7 +39,7 @@ fn context(core: &Core) -> ShardContext {
         deployment: [0; 16],
         epoch: 1,
         shard_count: 2,
-        files: ArenaFiles::sharing(GEOMETRY, vec![Some(files)], flushes),
+        files: ArenaFiles::sharing(GEOMETRY, vec![Some(files)], flushes, DiskReads::new(&GEOMETRY, 1)),
         roots: vec![Some(file("root"))],
         disks: vec![Some(disk)],
         buckets: Rc::default(),
