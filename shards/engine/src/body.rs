@@ -20,6 +20,7 @@ pub mod stripe;
 pub mod sync;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 pub mod walk;
 pub mod writer;
 

@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use basalt_reactor::mesh::{Incoming, Port};
 use basalt_reactor::{Core, CoreId, Disk};
@@ -276,6 +277,14 @@ impl Engine {
     #[must_use]
     pub fn backlog(&self) -> usize {
         self.inner.port.backlog()
+    }
+
+    /// Verifies everything at rest in this core's shards, over and over, each time within `deadline`. To be called once.
+    pub fn start_scrub(&self, deadline: Duration) {
+        for (&id, shard) in &self.inner.shards {
+            let bodies = Rc::clone(&self.inner.access[usize::from(id)].bodies);
+            self.inner.core.spawn(Rc::clone(shard).run_scrub(bodies, deadline));
+        }
     }
 
     /// Brings every shard of the deployment under a new root: a shorter recovery, and dead space free.

@@ -14,10 +14,11 @@ use std::io;
 use std::rc::Rc;
 
 use basalt_reactor::disk::BLOCK_LEN;
-use basalt_reactor::{Core, CoreId, File};
+use basalt_reactor::{Buf, Core, CoreId, File, Slice};
 
 use self::flushes::{CoreFlushes, FlushMark, Flushes};
 use self::reads::DiskReads;
+use crate::body::DeviceError;
 
 /// Names one extent of one shard, for all time. Ids grow by one per allocation; 0 names none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -166,6 +167,34 @@ impl ArenaFiles {
     #[must_use]
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// Writes `bytes` durably over what lies at a place, an offset in a column of an extent of some class, and reads them
+    /// back into `spare`, which is as long. The extent must stay what it is until this is over.
+    ///
+    /// # Errors
+    /// What the device said; `InvalidData` when it does not give back what it took.
+    pub async fn rewrite(
+        &self,
+        (class, column, offset): (ExtentClass, Column, u64),
+        bytes: Slice,
+        spare: Buf,
+    ) -> (Result<(), DeviceError>, Buf) {
+        let device = |error: &io::Error| Err(DeviceError::from(error));
+        let Some((file, start)) = self.locate(class, column) else {
+            return (device(&io::ErrorKind::NotFound.into()), spare);
+        };
+        let (file, at) = (file.clone(), start + offset);
+        if let Err(error) = self.flushes.write_stable(column.disk, &file, bytes.clone(), at).await {
+            return (device(&error), spare);
+        }
+        let (result, spare) = file.read_at(spare, at).await;
+        let judged = match result {
+            Ok(len) if spare[..len.min(spare.len())] == bytes[..] => Ok(()),
+            Ok(_) => device(&io::ErrorKind::InvalidData.into()),
+            Err(error) => device(&error),
+        };
+        (judged, spare)
     }
 
     /// The file that holds `column` of an extent of `class`, and the byte offset in it where the column starts;

@@ -31,4 +31,6 @@ pub use self::shard::list::{ListItem, ListQuery, ListStart, UploadItem, UploadQu
 pub use self::shard::mutate::{Guard, PutDone};
 pub use self::shard::recovery::Recovered;
 pub use self::shard::repair::RepairCounts;
+pub use self::shard::scrub::progress::{Mark as ScrubMark, Progress as ScrubProgress};
+pub use self::shard::scrub::{DEADLINE_DEFAULT as SCRUB_DEADLINE_DEFAULT, ScrubStats};
 pub use self::shard::uploads::{PART_NUMBER_MAX, PartItem, PartsPage};

@@ -12,6 +12,7 @@ pub(crate) mod mutate;
 mod pins;
 pub(crate) mod recovery;
 pub(crate) mod repair;
+pub(crate) mod scrub;
 mod serve;
 pub(crate) mod space;
 pub(crate) mod uploads;
@@ -26,6 +27,7 @@ use self::commit::CommitQueue;
 use self::leases::Leases;
 use self::pins::Pins;
 use self::repair::{RepairCounts, Repairs};
+use self::scrub::{Scrub, ScrubStats};
 use self::space::Space;
 use crate::buckets::Buckets;
 use crate::error::EngineError;
@@ -51,11 +53,14 @@ pub(crate) struct Shard {
     roots: Vec<File>,
     /// The newest durable root.
     root: RefCell<Root>,
+    /// Held by whoever writes roots.
+    root_turn: Rc<KeyLocks>,
     commits: CommitQueue,
     locks: Rc<KeyLocks>,
     leases: Leases,
     pins: Pins,
-    repairs: Repairs,
+    repairs: Rc<Repairs>,
+    scrub: Scrub,
     /// The last time handed out, nanoseconds since the Unix epoch.
     clock: Cell<u64>,
     obsolete: RefCell<checkpoint::Obsolete>,
@@ -104,6 +109,7 @@ pub struct ShardStats {
     pub memtable_len: usize,
     pub checkpoints: u64,
     pub repair: RepairCounts,
+    pub scrub: ScrubStats,
     pub full: bool,
     pub failed: bool,
 }
@@ -145,6 +151,7 @@ impl Shard {
 
     #[must_use]
     pub(crate) fn stats(&self) -> ShardStats {
+        let scrub = self.scrub_stats();
         let extents = self.space.extents.borrow();
         let of = |class| extents.iter().filter(|extent| extent.placement.class == class).count();
         let data_columns = u64::from(self.files.geometry().k);
@@ -165,6 +172,7 @@ impl Shard {
             memtable_len: index.memtable_len,
             checkpoints: self.checkpoints.get(),
             repair: self.repairs.counts(),
+            scrub,
             full: self.space.is_full(),
             failed: self.failed.borrow().is_some(),
         }

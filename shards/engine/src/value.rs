@@ -11,6 +11,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::body::{Segment, StripedBody};
 use crate::extent::ExtentId;
 use crate::format::record::LiveDelta;
+use crate::shard::scrub::progress::Progress;
 
 /// Bytes in front of the archive: version u8, kind u8, reserved u16, inline length u32, inline extent u64,
 /// inline offset u64.
@@ -240,6 +241,7 @@ value!(Upload, 3);
 value!(Bucket, 4);
 value!(Striped, 5);
 value!(Vec<Part>, 6);
+value!(Progress, 7);
 
 /// The bytes of `value`, with an empty inline place.
 #[must_use]

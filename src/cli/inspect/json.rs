@@ -17,6 +17,7 @@ use basalt_engine::value::{
     self, Body, Bucket, Checksum, Footprint, Object, Part, PartBody, Striped, Upload, UploadState,
     UploadedPart,
 };
+use basalt_engine::{ScrubMark, ScrubProgress};
 use serde_json::{Map, Value, json};
 
 /// One structure.
@@ -322,6 +323,7 @@ fn key(bytes: &[u8]) -> Value {
         Ok(Key::Blob { bucket, name }) => {
             json!({ "family": "blob", "bucket_id": bucket, "name": text(&name) })
         }
+        Ok(Key::Background { name }) => json!({ "family": "background", "name": text(&name) }),
         Err(error) => json!({ "bytes": hex::encode(bytes), "undecodable": error.to_string() }),
     }
 }
@@ -333,6 +335,7 @@ fn entry(key_bytes: &[u8], bytes: &[u8]) -> Value {
         Ok(Key::Upload { .. }) => value::decode::<Upload>(bytes).map(|upload| upload_of(&upload)),
         Ok(Key::Part { .. }) => value::decode::<UploadedPart>(bytes).map(|part| uploaded_part(&part)),
         Ok(Key::Bucket { .. }) => value::decode::<Bucket>(bytes).map(|bucket| bucket_of(&bucket)),
+        Ok(Key::Background { .. }) => value::decode::<ScrubProgress>(bytes).map(|progress| scrub(&progress)),
         Ok(Key::Blob { .. }) | Err(_) => Ok(json!({ "bytes": hex::encode(bytes) })),
     };
     let inline = value::inline_place(bytes)
@@ -346,6 +349,15 @@ fn entry(key_bytes: &[u8], bytes: &[u8]) -> Value {
         None => head,
         Some(inline) => join(head, json!({ "inline_place": inline })),
     }
+}
+
+fn scrub(progress: &ScrubProgress) -> Value {
+    let marks = |marks: &[ScrubMark]| -> Vec<Value> {
+        marks.iter().map(|mark| json!({ "extent": mark.extent, "at": mark.at })).collect()
+    };
+    json!({
+        "extent": progress.cursor, "marks": marks(&progress.marks), "previous_marks": marks(&progress.previous),
+    })
 }
 
 fn checksum(checksum: &Checksum) -> Value {

@@ -41,6 +41,8 @@ pub enum Fault {
     Absent,
     /// A directory chunk that other columns have is not there, or not whole.
     NoChunk,
+    /// A batch, a frame or another structure that other copies have is not there, or not whole.
+    NotWhole,
 }
 
 impl fmt::Display for Fault {
@@ -51,6 +53,7 @@ impl fmt::Display for Fault {
             Fault::Short { got } => write!(out, "the file ends after {got} bytes"),
             Fault::Absent => write!(out, "the disk is absent"),
             Fault::NoChunk => write!(out, "no directory chunk where others have one"),
+            Fault::NotWhole => write!(out, "what other copies have is not there, or not whole"),
         }
     }
 }

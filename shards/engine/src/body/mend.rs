@@ -4,8 +4,8 @@
 //! checksums alone, restored ones as well; parity blocks follow from the data, so they are compared with what they must be.
 //! Nothing is written before every byte of the row is known to be right. The caller keeps the extent from being freed.
 
+use basalt_reactor::Buf;
 use basalt_reactor::disk::BLOCK_LEN;
-use basalt_reactor::{Buf, Slice};
 
 use super::Bodies;
 use super::directory::DirectoryEntry;
@@ -129,7 +129,8 @@ impl Bodies {
         for block in bad {
             let Some(damage) = block.damage(placement, row) else { continue };
             let column = placement.columns[block.column];
-            let (result, buf) = self.rewrite(column, row.offset, block.buf.freeze(), spare).await;
+            let place = (ExtentClass::Data, column, row.offset);
+            let (result, buf) = self.files.rewrite(place, block.buf.freeze(), spare).await;
             spare = buf;
             match result {
                 Ok(()) => mended.repaired.push(damage),
@@ -220,34 +221,6 @@ impl Bodies {
                 };
             }
             block.buf.copy_from_slice(&right);
-        }
-    }
-
-    /// Writes `bytes` durably at `offset` of a column, and reads them back into `spare`.
-    async fn rewrite(
-        &self,
-        column: Column,
-        offset: u64,
-        bytes: Slice,
-        spare: Buf,
-    ) -> (Result<(), DeviceError>, Buf) {
-        let Some((file, origin)) = self.files.locate(ExtentClass::Data, column) else {
-            let absent = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return (Err(DeviceError::from(&absent)), spare);
-        };
-        let (file, at) = (file.clone(), origin + offset);
-        let written = self.files.flushes().write_stable(column.disk, &file, bytes.clone(), at).await;
-        if let Err(error) = written {
-            return (Err(DeviceError::from(&error)), spare);
-        }
-        let (result, spare) = file.read_at(spare, at).await;
-        match result {
-            Ok(len) if spare[..len.min(spare.len())] == bytes[..] => (Ok(()), spare),
-            Ok(_) => {
-                let kept_not = std::io::Error::from(std::io::ErrorKind::InvalidData);
-                (Err(DeviceError::from(&kept_not)), spare)
-            }
-            Err(error) => (Err(DeviceError::from(&error)), spare),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! lacks one that counts is reported like a damaged block.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use basalt_reactor::disk::BLOCK_LEN;
 
@@ -80,29 +81,72 @@ impl Bodies {
     /// # Panics
     /// If the extent has no such column.
     pub async fn walk_column(&self, placement: &Placement, column: usize) -> ColumnDirectory {
-        let end = self.files.geometry().data_slot_len;
+        let whole = 0..self.files.geometry().data_slot_len;
+        let walked = self.walk_range(placement, column, whole, &async |_| true).await;
+        walked.expect("nothing stops it")
+    }
+
+    /// Walks bytes `range` of a column, whole blocks. `before` is asked before every read, with its length; when it says
+    /// no, there is no answer.
+    pub(super) async fn walk_range(
+        &self,
+        placement: &Placement,
+        column: usize,
+        range: Range<u64>,
+        before: &impl AsyncFn(usize) -> bool,
+    ) -> Option<ColumnDirectory> {
         let mut directory = ColumnDirectory::default();
         let Some((file, origin)) = self.files.locate(ExtentClass::Data, placement.columns[column]) else {
-            directory.faults.push(damage(placement, column, 0, end as usize, Fault::Absent));
-            return directory;
+            let len = (range.end - range.start) as usize;
+            directory.faults.push(damage(placement, column, range.start, len, Fault::Absent));
+            return Some(directory);
         };
         let _permit = self.core.budget.reserve(READ_LEN).await;
         let mut buf = self.core.core.arena().alloc(READ_LEN).await;
-        let mut at = 0;
-        while at < end {
-            let len = (end - at).min(READ_LEN as u64) as usize;
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(READ_LEN as u64) as usize;
+            if !before(len).await {
+                return None;
+            }
             buf.set_len(len);
             let (result, filled) = file.read_at(buf, origin + at).await;
             buf = filled;
-            if let Err(fault) = arrived(&result, len) {
-                directory.faults.push(damage(placement, column, at, len, fault));
-                at += len as u64;
-                continue;
+            if arrived(&result, len).is_err() {
+                // Some of it may be readable all the same.
+                let faults = self.read_blocks(placement, column, at, &mut buf).await;
+                directory.faults.extend(faults);
             }
-            let is_end = at + len as u64 == end;
+            let is_end = at + len as u64 == range.end;
             at += self.scan(placement, at, &buf[..len], is_end, &mut directory.chunks) as u64;
         }
-        directory
+        Some(directory)
+    }
+
+    /// Reads a run of a column block by block; those that cannot be read are zeros, and returned.
+    async fn read_blocks(
+        &self,
+        placement: &Placement,
+        column: usize,
+        at: u64,
+        into: &mut [u8],
+    ) -> Vec<Damage> {
+        let mut faults = Vec::new();
+        let mut buf = self.core.core.arena().alloc(BLOCK_LEN).await;
+        for (offset, block) in (at..).step_by(BLOCK_LEN).zip(into.chunks_mut(BLOCK_LEN)) {
+            block.fill(0);
+            let Some((file, origin)) = self.files.locate(ExtentClass::Data, placement.columns[column]) else {
+                break;
+            };
+            let file = file.clone();
+            let (result, filled) = file.read_at(buf, origin + offset).await;
+            buf = filled;
+            match arrived(&result, BLOCK_LEN) {
+                Ok(()) => block.copy_from_slice(&buf),
+                Err(fault) => faults.push(damage(placement, column, offset, BLOCK_LEN, fault)),
+            }
+        }
+        faults
     }
 
     /// Takes the chunks out of `bytes`, which lie at `at` in a column; says how many bytes are done with. All of

@@ -64,8 +64,14 @@ impl Reports {
                 return;
             }
             note(damage);
-            let Some(row) = row else { return };
-            let suspect = Suspect::Row(row.clone());
+            let suspect = match row {
+                Some(row) => Suspect::Row(row.clone()),
+                // A body in one piece lies in the log.
+                None => {
+                    let (extent, offset, len) = (damage.extent, damage.offset, damage.len.into());
+                    Suspect::Log { extent, offset, len }
+                }
+            };
             match &own {
                 Some(own) => own.suspect(suspect),
                 None => self.send(shard, owner, suspect),

@@ -37,6 +37,8 @@ pub enum Family {
     Bucket = 4,
     /// Reserved for spilled values by id; no suffix.
     Blob = 5,
+    /// What a shard's work in the background keeps for itself, by name, under bucket id 0; no suffix.
+    Background = 6,
 }
 
 impl Family {
@@ -47,6 +49,7 @@ impl Family {
             3 => Family::Part,
             4 => Family::Bucket,
             5 => Family::Blob,
+            6 => Family::Background,
             _ => return None,
         })
     }
@@ -57,7 +60,7 @@ impl Family {
         match self {
             Family::Object | Family::Upload => 16,
             Family::Part => 18,
-            Family::Bucket | Family::Blob => 0,
+            Family::Bucket | Family::Blob | Family::Background => 0,
         }
     }
 }
@@ -105,6 +108,7 @@ pub enum Key<'a> {
     Part { bucket: u64, name: Cow<'a, [u8]>, upload: [u8; 16], part: u16 },
     Bucket { name: Cow<'a, [u8]> },
     Blob { bucket: u64, name: Cow<'a, [u8]> },
+    Background { name: Cow<'a, [u8]> },
 }
 
 /// Why bytes are not an index key.
@@ -118,7 +122,7 @@ pub enum KeyError {
     /// The terminator is not where the family's suffix begins.
     Terminator,
     NameLength(usize),
-    /// A bucket's key names a bucket id.
+    /// The key of a bucket, or of a shard's own, names a bucket id.
     BucketId(u64),
 }
 
@@ -130,7 +134,7 @@ impl std::fmt::Display for KeyError {
             KeyError::Escape(offset) => write!(out, "unescaped zero at {offset} of an index key"),
             KeyError::Terminator => write!(out, "index key without its terminator"),
             KeyError::NameLength(len) => write!(out, "name of {len} bytes in an index key"),
-            KeyError::BucketId(id) => write!(out, "bucket record under bucket id {id}"),
+            KeyError::BucketId(id) => write!(out, "a key that belongs to no bucket, under bucket id {id}"),
         }
     }
 }
@@ -150,6 +154,7 @@ impl Key<'_> {
             Key::Part { bucket, name, upload, part } => self::part(*bucket, name, *upload, *part),
             Key::Bucket { name } => self::bucket(name),
             Key::Blob { bucket, name } => start_of_name(Family::Blob, *bucket, name),
+            Key::Background { name } => start_of_name(Family::Background, 0, name),
         }
     }
 
@@ -187,11 +192,18 @@ impl Key<'_> {
                 let part = part.try_into().map_err(|_| KeyError::Length(bytes.len()))?;
                 Key::Part { bucket, name, upload, part: u16::from_be_bytes(part) }
             }
-            Family::Bucket if bucket != 0 => return Err(KeyError::BucketId(bucket)),
+            Family::Bucket | Family::Background if bucket != 0 => return Err(KeyError::BucketId(bucket)),
             Family::Bucket => Key::Bucket { name },
             Family::Blob => Key::Blob { bucket, name },
+            Family::Background => Key::Background { name },
         })
     }
+}
+
+/// Key of the record of how far scrub has come.
+#[must_use]
+pub fn scrub() -> Vec<u8> {
+    start_of_name(Family::Background, 0, b"scrub")
 }
 
 /// Key of one version of an object.
@@ -336,6 +348,7 @@ mod tests {
                 .prop_map(|(bucket, name, upload, part)| Key::Part { bucket, name, upload, part }),
             name().prop_map(|name| Key::Bucket { name }),
             (bucket(), name()).prop_map(|(bucket, name)| Key::Blob { bucket, name }),
+            name().prop_map(|name| Key::Background { name }),
         ]
     }
 

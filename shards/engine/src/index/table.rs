@@ -8,6 +8,7 @@ pub(crate) mod directory;
 pub(crate) mod filter;
 pub(crate) mod frame;
 pub(crate) mod header;
+pub(crate) mod mend;
 pub(crate) mod store;
 pub(crate) mod writer;
 

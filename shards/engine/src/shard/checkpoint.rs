@@ -170,6 +170,7 @@ impl Shard {
         let written = self.write_manifest(&manifest).await;
         let installed = match written {
             Ok((placements, len, crc)) => {
+                let _turn = self.root_turn.lock(b"").await;
                 let old = self.root.borrow().clone();
                 let root = Root {
                     deployment: self.deployment,

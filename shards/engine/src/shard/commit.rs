@@ -78,6 +78,8 @@ pub(crate) struct CommitQueue {
     sealing: Cell<Option<ExtentId>>,
     /// Checkpoints that ended, well or not.
     checkpoints_ended: Cell<u64>,
+    /// Where the batches end that are durable on every replica.
+    durable_to: Cell<Option<(ExtentId, u32)>>,
     work: Event,
     spare: Event,
     /// Bytes of log written since the last checkpoint began.
@@ -101,6 +103,12 @@ impl CommitQueue {
 
     fn needs_spare(&self) -> bool {
         self.prepared.borrow().is_none() && self.successors.borrow().is_empty()
+    }
+
+    /// The extent that the log is in, and the offset up to which its batches are durable on every replica; `None` before the
+    /// first batch of this epoch.
+    pub(super) fn durable_to(&self) -> Option<(ExtentId, u32)> {
+        self.durable_to.get()
     }
 
     pub(super) fn checkpoints_ended(&self) -> u64 {
@@ -298,6 +306,8 @@ impl Shard {
             }
         };
         self.commits.log_len.set(self.commits.log_len.get() + appended.disk_len);
+        let position = log.position();
+        self.commits.durable_to.set(Some((position.extent, position.offset)));
         for record in batch.records {
             let opened = apply(
                 record,

@@ -15,6 +15,13 @@ pub(super) struct Pins {
     next: Cell<u64>,
 }
 
+impl Pins {
+    /// Pins that are held.
+    pub(super) fn count(&self) -> usize {
+        self.held.borrow().len()
+    }
+}
+
 impl Shard {
     /// Keeps `extents` from being freed until [`Shard::unpin`]; `None` when one of them is gone or going.
     pub(crate) fn pin(&self, extents: Vec<ExtentId>) -> Option<u64> {

@@ -13,6 +13,7 @@ use basalt_reactor::{Core, Disk, File};
 
 use super::Shard;
 use super::commit::{Boundary, CommitQueue, apply};
+use super::repair::{Repairs, Suspect};
 use super::space::Space;
 use crate::body::DeviceError;
 use crate::buckets::Buckets;
@@ -90,11 +91,12 @@ impl Shard {
             table.occupy(placement);
         }
         let space = Space::new(Rc::clone(&context.files), context.disks.clone(), context.shard_count, table);
+        let repairs = Rc::new(Repairs::default());
         let index = Index::open(
             context.core.clone(),
             Rc::clone(&context.files),
             space.clone(),
-            index_config(&context),
+            index_config(&context, &repairs),
             &index_manifest,
         )
         .await?;
@@ -111,11 +113,13 @@ impl Shard {
             buckets: context.buckets,
             roots: context.roots.into_iter().flatten().collect(),
             root: RefCell::new(root),
+            root_turn: Rc::default(),
             commits: CommitQueue::default(),
             locks: Rc::default(),
             leases: Default::default(),
             pins: Default::default(),
-            repairs: Default::default(),
+            repairs,
+            scrub: Default::default(),
             clock: Cell::new(replayed.clock),
             obsolete: RefCell::default(),
             failed: RefCell::new(None),
@@ -226,15 +230,19 @@ impl Shard {
     }
 }
 
-fn index_config(context: &ShardContext) -> IndexConfig {
-    let shard = context.id;
+fn index_config(context: &ShardContext, repairs: &Rc<Repairs>) -> IndexConfig {
+    let (shard, repairs) = (context.id, Rc::clone(repairs));
     IndexConfig {
         shard: u32::from(shard),
         epoch: context.epoch,
         // At worst four full memtables wait for their flush.
         memtable_len_max: (context.memory / 8).clamp(INDEX_SHARE_MIN, INDEX_SHARE_MAX),
         cache_len: (context.memory / 8).clamp(INDEX_SHARE_MIN, INDEX_SHARE_MAX),
-        report: Rc::new(move |damage| tracing::warn!(shard, ?damage, "damaged index block read around")),
+        report: Rc::new(move |damage| {
+            tracing::warn!(shard, ?damage, "damaged index block read around");
+            let (extent, offset, len) = (damage.extent, damage.offset, damage.len);
+            repairs.suspect(Suspect::Table { extent, offset, len });
+        }),
         ..IndexConfig::default()
     }
 }

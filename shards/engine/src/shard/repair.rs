@@ -5,15 +5,19 @@
 //! before, and is read back after. What cannot be restored stays as it is, is counted and logged once; what a
 //! device refuses is not tried again.
 
+mod log;
+mod table;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use super::Shard;
+use super::scrub::pace::Pace;
 use crate::body::{BlockRow, Bodies, Damage, DeviceError, Mended};
 use crate::deployment::shard_file;
-use crate::extent::{Column, DiskIndex, ExtentClass, ExtentId};
-use crate::wait::{Event, KeyLocks};
+use crate::extent::{DiskIndex, ExtentClass, ExtentId, Placement};
+use crate::wait::{Event, KeyGuard, KeyLocks};
 
 /// Suspects that wait for repair at most; beyond that they wait to be met again, by a reader or by scrub.
 const QUEUE_LEN_MAX: usize = 1024;
@@ -26,6 +30,10 @@ const GIVEN_UP_MAX: usize = 4096;
 pub enum Suspect {
     /// A block of a stripe; its row is looked at as a whole.
     Row(BlockRow),
+    /// A run of a log extent, where an inline body lies.
+    Log { extent: ExtentId, offset: u64, len: u64 },
+    /// A run of an index table.
+    Table { extent: ExtentId, offset: u64, len: u64 },
 }
 
 impl Suspect {
@@ -33,6 +41,7 @@ impl Suspect {
     fn place(&self) -> (ExtentId, u64) {
         match self {
             Suspect::Row(row) => (row.extent, row.offset),
+            Suspect::Log { extent, offset, .. } | Suspect::Table { extent, offset, .. } => (*extent, *offset),
         }
     }
 }
@@ -59,11 +68,35 @@ pub(super) struct Repairs {
     work: Event,
     /// One repair at a time: two of one place would count what they did twice.
     turn: Rc<KeyLocks>,
+    /// Pins held here, and by scrub.
+    pins: Cell<usize>,
 }
 
 impl Repairs {
+    /// Takes note of damage; never waits.
+    pub(super) fn suspect(&self, suspect: Suspect) {
+        let place = suspect.place();
+        if self.given_up.borrow().contains(&place) || self.queue.borrow().len() >= QUEUE_LEN_MAX {
+            return;
+        }
+        if self.queued.borrow_mut().insert(place) {
+            self.queue.borrow_mut().push_back(suspect);
+            self.work.notify();
+        }
+    }
+
     pub(super) fn counts(&self) -> RepairCounts {
         self.counts.get()
+    }
+
+    /// Pins that are no readers'.
+    pub(super) fn pin_count(&self) -> usize {
+        self.pins.get()
+    }
+
+    /// Waits until no other repair is under way.
+    pub(super) async fn turn(&self) -> KeyGuard {
+        self.turn.lock(b"").await
     }
 
     pub(super) fn wake(&self) {
@@ -80,21 +113,15 @@ pub(super) struct PinGuard {
 impl Drop for PinGuard {
     fn drop(&mut self) {
         self.shard.unpin(self.pin);
+        let pins = &self.shard.repairs.pins;
+        pins.set(pins.get() - 1);
     }
 }
 
 impl Shard {
-    /// Takes note of damage; never waits.
+    /// Takes note of damage that some core met; never waits.
     pub(crate) fn suspect(&self, suspect: Suspect) {
-        let place = suspect.place();
-        let repairs = &self.repairs;
-        if repairs.given_up.borrow().contains(&place) || repairs.queue.borrow().len() >= QUEUE_LEN_MAX {
-            return;
-        }
-        if repairs.queued.borrow_mut().insert(place) {
-            repairs.queue.borrow_mut().push_back(suspect);
-            repairs.work.notify();
-        }
+        self.repairs.suspect(suspect);
     }
 
     /// Mends what readers have met, one place after the other, until the shard fails.
@@ -110,6 +137,12 @@ impl Shard {
             self.repairs.queued.borrow_mut().remove(&place);
             let hopeless = match suspect {
                 Suspect::Row(row) => self.mend_row(&bodies, row).await,
+                Suspect::Log { extent, offset, len } => {
+                    self.mend_log(extent, Some(offset..offset + len), &Pace::Free).await
+                }
+                Suspect::Table { extent, offset, len } => {
+                    self.mend_table(extent, Some(offset..offset + len), &Pace::Free).await
+                }
             };
             if hopeless {
                 remember(&mut self.repairs.given_up.borrow_mut(), place);
@@ -120,12 +153,13 @@ impl Shard {
     /// Keeps `extent` under this id until the guard is dropped; `None` when it is gone or going.
     pub(super) fn pin_guard(self: &Rc<Self>, extent: ExtentId) -> Option<PinGuard> {
         let pin = self.pin(vec![extent])?;
+        self.repairs.pins.set(self.repairs.pins.get() + 1);
         Some(PinGuard { shard: Rc::clone(self), pin })
     }
 
     /// Mends a row of a data extent; says whether something of it stays damaged.
     pub(super) async fn mend_row(self: &Rc<Self>, bodies: &Rc<Bodies>, row: BlockRow) -> bool {
-        let turn = self.repairs.turn.lock(b"").await;
+        let turn = self.repairs.turn().await;
         // Also a proof that the extent still is what it was when the damage was found: ids are never used twice.
         let Some(pin) = self.pin_guard(row.extent) else { return false };
         let placements = self.placements(&[row.extent]);
@@ -135,32 +169,29 @@ impl Shard {
         }
         let (placement, bodies) = (placement.clone(), Rc::clone(bodies));
         // A task of its own, which ends whatever becomes of whoever waits for it, and the pin with it.
-        let columns = placement.columns.clone();
+        let place = placement.clone();
         let task = self.core.spawn(async move {
-            let mended = bodies.mend(&placement, &row).await;
+            let mended = bodies.mend(&place, &row).await;
             drop((pin, turn));
             mended
         });
         let mended = task.await.unwrap_or_default();
-        self.note_mended(&mended, |damage| columns[usize::from(damage.column)], ExtentClass::Data);
+        self.note_mended(&mended, &placement);
         !mended.unrepairable.is_empty()
     }
 
-    /// Counts and logs what a repair did; `column_of` says where damage lies.
-    pub(super) fn note_mended(
-        &self,
-        mended: &Mended,
-        column_of: impl Fn(&Damage) -> Column,
-        class: ExtentClass,
-    ) {
+    /// Counts and logs what a repair did to the extent at `placement`.
+    pub(super) fn note_mended(&self, mended: &Mended, placement: &Placement) {
+        let class = placement.class;
         let kind = match class {
             ExtentClass::Log => "log",
             ExtentClass::Data => "data",
             ExtentClass::Table => "table",
         };
         let file = shard_file(self.id, kind);
+        let slot_len = self.files.geometry().slot_len(class);
         let offset = |damage: &Damage| {
-            u64::from(column_of(damage).slot) * self.files.geometry().slot_len(class) + damage.offset
+            u64::from(placement.columns[usize::from(damage.column)].slot) * slot_len + damage.offset
         };
         let mut counts = self.repairs.counts.get();
         for damage in &mended.repaired {
@@ -180,6 +211,33 @@ impl Shard {
         for (column, error) in &mended.refused {
             self.disk_refused(column.disk, error);
         }
+    }
+
+    /// Counts and logs what came of writing a piece of `file` again that was not what it should be.
+    pub(super) fn note_file(
+        &self,
+        disk: DiskIndex,
+        file: &str,
+        offset: u64,
+        written: Result<(), DeviceError>,
+    ) {
+        match written {
+            Ok(()) => {
+                let counts = self.repairs.counts.get();
+                self.repairs.counts.set(RepairCounts { repaired: counts.repaired + 1, ..counts });
+                tracing::warn!(shard = self.id, disk = disk.0, %file, offset, "damaged copy written anew");
+            }
+            Err(error) => {
+                self.note_lost();
+                self.disk_refused(disk, &error);
+            }
+        }
+    }
+
+    /// Counts something that could not be repaired.
+    pub(super) fn note_lost(&self) {
+        let counts = self.repairs.counts.get();
+        self.repairs.counts.set(RepairCounts { unrepairable: counts.unrepairable + 1, ..counts });
     }
 
     /// A disk did not take, or did not keep, what repair wrote. It is left to whoever judges disks: nothing is tried again.

@@ -15,6 +15,7 @@ mod model;
 mod mutants;
 mod offline;
 mod scrub;
+mod survey;
 mod uploads;
 
 use client::Outcome;
@@ -64,6 +65,12 @@ fn a_damaged_disk_never_gives_wrong_bytes() {
 #[test]
 fn what_readers_find_damaged_is_repaired_in_place() {
     let total = run_all(12, scrub::found_by_readers);
+    must_reach(total.repaired > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn scrub_mends_every_kind_of_structure() {
+    let total = run_all(15, scrub::found_by_scrub);
     must_reach(total.repaired > 0 && total.verified > 0, &total);
 }
 

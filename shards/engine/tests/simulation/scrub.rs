@@ -1,21 +1,24 @@
 //! Damage at rest in every kind of structure: met before a wrong byte is served, repaired in place, and nothing else changes.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
-use basalt_engine::body::BlockRow;
-use basalt_engine::body::directory::{DirectoryChunk, Origin};
-use basalt_engine::extent::{Column, Placement};
-use basalt_engine::{Engine, ObjectDraft};
-use basalt_reactor::sim::{DiskHandle, Random};
+use basalt_engine::{Engine, ObjectDraft, ShardStats};
+use basalt_reactor::sim::{Crash, DiskHandle, Random, World};
 
 use crate::client::{Outcome, Shared, bucket_id};
 use crate::cluster::{Cluster, Layout};
 use crate::model::Content;
+use crate::survey::{self, Snapshot, Structure};
 
-const BLOCK_LEN: usize = 4096;
 const CAPACITY: u64 = 96 << 20;
 
+/// Within which everything is to be verified.
+const DEADLINE: Duration = Duration::from_secs(2);
+
 /// Objects that nobody overwrites: all that is written of them is live.
+#[derive(Clone, Default)]
 struct Fixture {
     bucket: u64,
     objects: Vec<(String, Content)>,
@@ -38,160 +41,256 @@ impl Fixture {
         Fixture { bucket, objects }
     }
 
-    /// Reads every object whole; every byte is right.
-    async fn read(&self, cluster: &Cluster, random: &mut Random, shared: &Shared) {
+    /// Reads every object whole; every byte is right. Says how many could not be read to their ends.
+    async fn read(&self, cluster: &Cluster, random: &mut Random, shared: &Shared) -> usize {
+        let mut lost = 0;
         for (key, content) in &self.objects {
             let engine = cluster.any(random);
-            let reader = engine.open(self.bucket, key.as_bytes()).await.expect("the index can be read");
-            let reader = reader.expect("nobody deletes");
-            let mut body = reader.read(0..content.len as u64).await.expect("its map can be read");
-            let mut at = 0;
-            while let Some(bytes) = body.next().await {
-                let bytes = bytes.unwrap_or_else(|error| panic!("{key}: {error}"));
-                assert!(*bytes == *content.bytes(at..at + bytes.len()), "{key}: wrong bytes at {at}");
-                at += bytes.len();
-            }
-            assert_eq!(at, content.len, "{key}");
-            shared.outcome.borrow_mut().verified += 1;
-        }
-    }
-}
-
-/// All files of all disks, as reads see them.
-struct Snapshot(Vec<Vec<(String, Vec<u8>)>>);
-
-impl Snapshot {
-    fn take(disks: &[DiskHandle]) -> Snapshot {
-        let of = |disk: &DiskHandle| {
-            let bytes = |file: &String| disk.read(file, 0, disk.file_len(file).unwrap_or(0) as usize);
-            disk.files().into_iter().map(|file| (file.clone(), bytes(&file))).collect()
-        };
-        Snapshot(disks.iter().map(of).collect())
-    }
-
-    fn file(&self, disk: usize, name: &str) -> &[u8] {
-        let found = self.0[disk].iter().find(|(file, _)| file == name);
-        found.map(|(_, bytes)| bytes.as_slice()).unwrap_or_default()
-    }
-
-    /// Files of this kind are what they were.
-    fn assert_same(&self, disks: &[DiskHandle], kind: &str) {
-        for (disk, files) in disks.iter().zip(&self.0) {
-            for (file, before) in files.iter().filter(|(file, _)| file.ends_with(kind)) {
-                let now = disk.read(file, 0, before.len());
-                let changed = before.chunks(BLOCK_LEN).zip(now.chunks(BLOCK_LEN)).position(|(a, b)| a != b);
-                assert_eq!(changed, None, "{} {file}: a block differs", disk.name());
-            }
-        }
-    }
-}
-
-/// What lies in data extents, found as a stranger would: by looking at every block.
-fn chunks_on(snapshot: &Snapshot, layout: Layout, secret: [u8; 16]) -> Vec<(u16, DirectoryChunk)> {
-    let mut found: Vec<(u16, DirectoryChunk)> = Vec::new();
-    for shard in 0..layout.shards {
-        let origin = Origin { shard, epoch: 0, secret };
-        for disk in 0..layout.disk_count() {
-            let bytes = snapshot.file(disk, &data_file(shard));
-            for at in (0..bytes.len()).step_by(BLOCK_LEN) {
-                let Ok(chunk) = DirectoryChunk::decode(&bytes[at..], &origin) else { continue };
-                if found.iter().all(|(_, known)| *known != chunk) {
-                    found.push((shard, chunk));
+            match self.read_one(&engine, key, *content).await {
+                Ok(()) => shared.outcome.borrow_mut().verified += 1,
+                Err(reason) => {
+                    assert!(shared.faulty.get(), "{key}: {reason}");
+                    lost += 1;
                 }
             }
         }
+        lost
     }
-    found
+
+    async fn read_one(&self, engine: &Engine, key: &str, content: Content) -> Result<(), String> {
+        let reader = engine.open(self.bucket, key.as_bytes()).await.map_err(|error| error.to_string())?;
+        let reader = reader.expect("nobody deletes");
+        let mut body = reader.read(0..content.len as u64).await.map_err(|error| error.to_string())?;
+        let mut at = 0;
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes.map_err(|error| error.to_string())?;
+            assert!(*bytes == *content.bytes(at..at + bytes.len()), "{key}: wrong bytes at {at}");
+            at += bytes.len();
+        }
+        assert_eq!(at, content.len, "{key}");
+        Ok(())
+    }
 }
 
-fn data_file(shard: u16) -> String {
-    format!("shard-{shard:04}.data")
-}
-
-fn place_of(layout: Layout, column: Column, offset: u64) -> u64 {
-    u64::from(column.slot) * layout.geometry().data_slot_len + offset
-}
-
-/// Every row of every body.
-fn rows_of(layout: Layout, chunks: &[(u16, DirectoryChunk)]) -> Vec<(u16, Placement, BlockRow)> {
-    let geometry = layout.geometry();
-    let mut rows = Vec::new();
-    for (shard, chunk) in chunks {
-        for entry in &chunk.entries {
-            let of_entry = BlockRow::of_entry(chunk.placement.id, entry, &geometry);
-            rows.extend(of_entry.map(|row| (*shard, chunk.placement.clone(), row)));
+/// Damages the copies `chosen` of a structure.
+fn harm(disks: &[DiskHandle], structure: &Structure, chosen: &[usize], random: &mut Random) {
+    for &copy in chosen {
+        let (disk, offset) = structure.places[copy];
+        if random.below(5) == 0 {
+            disks[disk].make_unreadable(&structure.file, offset, structure.len.min(512));
+        } else {
+            // Different bytes, or two flips could undo each other.
+            let first = random.below(structure.len);
+            for byte in BTreeSet::from([first, random.below(structure.len), random.below(structure.len)]) {
+                disks[disk].corrupt(&structure.file, offset + byte, 1 << random.below(8));
+            }
         }
     }
-    rows
 }
 
-fn harm(disk: &DiskHandle, file: &str, offset: u64, len: u64, random: &mut Random) {
-    if random.below(5) == 0 {
-        disk.make_unreadable(file, offset, len.min(512));
-    } else {
-        for _ in 0..1 + random.below(3) {
-            disk.corrupt(file, offset + random.below(len), 1 << random.below(8));
-        }
+/// Some of the copies.
+fn choose(structure: &Structure, count: usize, random: &mut Random) -> Vec<usize> {
+    let mut copies: Vec<usize> = (0..structure.places.len()).collect();
+    while copies.len() > count {
+        copies.swap_remove(random.below(copies.len() as u64) as usize);
     }
+    copies
+}
+
+fn assert_repaired(disks: &[DiskHandle], before: &Snapshot, structure: &Structure) {
+    for &(disk, offset) in &structure.places {
+        let now = disks[disk].read(&structure.file, offset, structure.len as usize);
+        let was = &before.file(disk, &structure.file)[offset as usize..][..now.len()];
+        assert!(now == was, "disk {disk}: a {} of {} at {offset} differs", structure.kind, structure.file);
+    }
+}
+
+fn stats(cluster: &Cluster) -> Vec<ShardStats> {
+    cluster.engines.iter().flat_map(Engine::stats).map(|(_, stats)| stats).collect()
 }
 
 fn repaired(cluster: &Cluster) -> u64 {
-    cluster.engines.iter().flat_map(Engine::stats).map(|(_, stats)| stats.repair.repaired).sum()
+    stats(cluster).iter().map(|stats| stats.repair.repaired).sum()
 }
 
 fn unrepairable(cluster: &Cluster) -> u64 {
-    cluster.engines.iter().flat_map(Engine::stats).map(|(_, stats)| stats.repair.unrepairable).sum()
+    stats(cluster).iter().map(|stats| stats.repair.unrepairable).sum()
 }
+
+/// Lets every shard scrub all it has once.
+async fn scrub_round(cluster: &Cluster) {
+    cluster.engines.iter().for_each(|engine| engine.start_scrub(DEADLINE));
+    let core = cluster.engines[0].core().clone();
+    let limit = core.now() + 3 * DEADLINE;
+    while stats(cluster).iter().any(|stats| stats.scrub.rounds == 0) {
+        assert!(core.now() < limit, "a round takes too long: {:?}", stats(cluster));
+        core.sleep(DEADLINE / 10).await;
+    }
+}
+
+struct Rig {
+    layout: Layout,
+    world: World,
+    disks: Vec<DiskHandle>,
+    shared: Rc<Shared>,
+    random: Random,
+}
+
+impl Rig {
+    fn new(seed: u64, salt: u64) -> Rig {
+        let mut random = Random::new(seed ^ salt);
+        let (k, m) = [(1, 1), (2, 1), (2, 2)][random.below(3) as usize];
+        let layout = Layout::of(k, m, &mut random);
+        let world = layout.world(seed, CAPACITY);
+        let disks = layout.disk_names().iter().map(|name| world.disk(name)).collect();
+        Rig { layout, world, disks, shared: Shared::new(), random }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let mut outcome = self.shared.outcome.borrow().clone();
+        outcome.trace = self.world.trace_hash();
+        outcome
+    }
+
+    /// Runs `act` on a deployment that is opened for it.
+    fn run<T: 'static>(
+        &mut self,
+        act: impl AsyncFnOnce(&Cluster, &[DiskHandle], &Shared, &mut Random) -> T + 'static,
+    ) -> T {
+        let cores = self.world.boot(1 + self.random.below(2) as u16);
+        let (layout, disks, shared) = (self.layout, self.disks.clone(), Rc::clone(&self.shared));
+        let mut random = self.random.fork();
+        self.world.run(async move {
+            let cluster = Cluster::start(cores, layout).await;
+            act(&cluster, &disks, &shared, &mut random).await
+        })
+    }
+}
+
+const LENS: [u64; 9] = [300 << 10, 3000, 200 << 10, 50_000, 120 << 10, 4096, 400 << 10, 20_000, 90 << 10];
 
 /// Readers meet damaged blocks; those, and the others beside them in their rows, are repaired meanwhile.
 pub(crate) fn found_by_readers(seed: u64) -> Outcome {
-    let mut random = Random::new(seed ^ 0x5c_2b);
-    let (k, m) = [(1, 1), (2, 1), (2, 2)][random.below(3) as usize];
-    let layout = Layout::of(k, m, &mut random);
-    let mut world = layout.world(seed, CAPACITY);
-    let disks: Vec<DiskHandle> = layout.disk_names().iter().map(|name| world.disk(name)).collect();
-    let cores = world.boot(1 + random.below(2) as u16);
-    let shared = Shared::new();
-    let state = Rc::clone(&shared);
-    world.run(async move {
-        let cluster = Cluster::start(cores, layout).await;
-        let lens = [300 << 10, 200 << 10, 120 << 10, 400 << 10, 90 << 10];
-        let fixture = Fixture::fill(&cluster.any(&mut random), &state, &mut random, &lens).await;
-        let before = Snapshot::take(&disks);
+    let mut rig = Rig::new(seed, 0x5c_2b);
+    let layout = rig.layout;
+    rig.run(async move |cluster, disks, shared, random| {
+        let fixture = Fixture::fill(&cluster.any(random), shared, random, &LENS).await;
+        let before = Snapshot::take(disks);
         let secret = cluster.engines[0].deployment().superblock.hash_seed;
-        let mut rows = rows_of(layout, &chunks_on(&before, layout, secret));
-        if rows.is_empty() {
-            // All bodies happened to be short.
-            return;
+        let mut rows = survey::data(layout, &before, secret);
+        rows.retain(|structure| structure.kind == "row");
+        let count = rows.len().min(4);
+        for _ in 0..count {
+            let row = rows.swap_remove(random.below(rows.len() as u64) as usize);
+            let mut chosen = choose(&row, random.below(u64::from(layout.m)) as usize, random);
+            chosen.retain(|&column| column != 0);
+            // The first column of every row holds bytes of the body; of others a reader need not hear.
+            chosen.push(0);
+            harm(disks, &row, &chosen, random);
         }
-        for _ in 0..rows.len().min(4) {
-            let (shard, placement, row) = rows.swap_remove(random.below(rows.len() as u64) as usize);
-            // The first column of every row holds bytes of the body; which others are harmed with it, nobody is told.
-            let mut columns: Vec<usize> = (1..layout.disk_count()).collect();
-            let more = random.below(u64::from(m)) as usize;
-            while columns.len() > more {
-                columns.swap_remove(random.below(columns.len() as u64) as usize);
-            }
-            for index in columns.into_iter().chain([0]) {
-                let column = placement.columns[index];
-                let offset = place_of(layout, column, row.offset);
-                let disk = &disks[usize::from(column.disk.0)];
-                harm(disk, &data_file(shard), offset, row.len.into(), &mut random);
-            }
-        }
-        fixture.read(&cluster, &mut random, &state).await;
-        cluster.engines[0].core().sleep(std::time::Duration::from_secs(1)).await;
-        before.assert_same(&disks, ".data");
-        assert_eq!(unrepairable(&cluster), 0);
-        assert!(repaired(&cluster) > 0, "readers met damage");
-        state.outcome.borrow_mut().repaired += repaired(&cluster);
+        fixture.read(cluster, random, shared).await;
+        cluster.engines[0].core().sleep(Duration::from_secs(1)).await;
+        before.assert_same(disks, ".data");
+        assert_eq!(unrepairable(cluster), 0);
+        assert!(repaired(cluster) >= count as u64, "readers met damage");
+        shared.outcome.borrow_mut().repaired += repaired(cluster);
         cluster.engines.iter().for_each(|engine| drop(engine.take_damage()));
-        fixture.read(&cluster, &mut random, &state).await;
+        fixture.read(cluster, random, shared).await;
         for engine in &cluster.engines {
             assert_eq!(engine.take_damage(), [], "it was repaired");
         }
     });
-    let mut outcome = shared.outcome.borrow().clone();
-    outcome.trace = world.trace_hash();
-    outcome
+    rig.outcome()
+}
+
+/// Everything on the disks that matters.
+fn structures(cluster: &Cluster, layout: Layout, snapshot: &Snapshot) -> Vec<Structure> {
+    let secret = cluster.engines[0].deployment().superblock.hash_seed;
+    let mut all = survey::data(layout, snapshot, secret);
+    all.extend(survey::index(layout, snapshot));
+    all.extend(survey::log(layout, snapshot));
+    all
+}
+
+/// Those that still are where they were: a manifest is written anew elsewhere, and so may tables be.
+fn remaining(layout: Layout, disks: &[DiskHandle], harmed: Vec<Structure>) -> Vec<Structure> {
+    let now = Snapshot::take(disks);
+    let tables: BTreeSet<u64> = (0..layout.shards)
+        .flat_map(|shard| survey::root_of(layout, &now, shard).2)
+        .map(|table| table.placement.id.0)
+        .collect();
+    let stays = |structure: &Structure| {
+        !["manifest", "root"].contains(&structure.kind)
+            && structure.table.is_none_or(|table| tables.contains(&table))
+    };
+    harmed.into_iter().filter(stays).collect()
+}
+
+/// Every copy of roots and manifests is what it should be.
+fn assert_roots_whole(layout: Layout, disks: &[DiskHandle]) {
+    let now = Snapshot::take(disks);
+    for structure in survey::index(layout, &now) {
+        let copy = |&(disk, offset): &(usize, u64)| {
+            now.file(disk, &structure.file)[offset as usize..][..structure.len as usize].to_vec()
+        };
+        let copies: Vec<Vec<u8>> = structure.places.iter().map(copy).collect();
+        assert!(copies.windows(2).all(|pair| pair[0] == pair[1]), "copies of a {} differ", structure.kind);
+    }
+}
+
+/// Bits flip in every kind of structure, on one disk or on up to m of each; one round of scrub mends all of it.
+pub(crate) fn found_by_scrub(seed: u64) -> Outcome {
+    let mut rig = Rig::new(seed, 0x5c_2c);
+    let layout = rig.layout;
+    let fixture = rig.run(async move |cluster, disks, shared, random| {
+        let fixture = Fixture::fill(&cluster.any(random), shared, random, &LENS).await;
+        cluster.any(random).checkpoint().await.expect("no device fails");
+        let before = Snapshot::take(disks);
+        let all = structures(cluster, layout, &before);
+        let mut harmed = Vec::new();
+        let one_disk = random.coin().then(|| random.below(disks.len() as u64) as usize);
+        for structure in all {
+            // Everything of some kinds would take long to mend, and show nothing new.
+            if structure.kind == "row" && random.below(4) > 0 {
+                continue;
+            }
+            let chosen = match one_disk {
+                Some(disk) => {
+                    (0..structure.places.len()).filter(|&copy| structure.places[copy].0 == disk).collect()
+                }
+                None => choose(&structure, random.below(u64::from(layout.m) + 1) as usize, random),
+            };
+            harm(disks, &structure, &chosen, random);
+            if !chosen.is_empty() {
+                harmed.push((structure, chosen.len() as u64));
+            }
+        }
+        let read_first = random.coin();
+        if read_first {
+            fixture.read(cluster, random, shared).await;
+        }
+        scrub_round(cluster).await;
+        assert_eq!(unrepairable(cluster), 0);
+        before.assert_same(disks, ".data");
+        assert_roots_whole(layout, disks);
+        let count: u64 =
+            harmed.iter().filter(|(structure, _)| structure.table.is_none()).map(|(_, count)| count).sum();
+        assert!(repaired(cluster) >= count, "{} of {count} repaired", repaired(cluster));
+        shared.outcome.borrow_mut().repaired += repaired(cluster);
+        let harmed = harmed.into_iter().map(|(structure, _)| structure).collect();
+        for structure in remaining(layout, disks, harmed) {
+            assert_repaired(disks, &before, &structure);
+        }
+        cluster.engines.iter().for_each(|engine| drop(engine.take_damage()));
+        fixture.read(cluster, random, shared).await;
+        for engine in &cluster.engines {
+            assert_eq!(engine.take_damage(), [], "it was repaired");
+        }
+        fixture
+    });
+    rig.world.crash(Crash::PowerCut);
+    rig.run(async move |cluster, _, shared, random| {
+        fixture.read(cluster, random, shared).await;
+    });
+    rig.outcome()
 }
