@@ -13,6 +13,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use basalt_engine::SCRUB_DEADLINE_DEFAULT;
+
 pub use self::quantity::Shape;
 pub use self::raw::RawConfig;
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub http: Limits,
     /// How long in-flight requests may take after the first signal.
     pub drain_timeout: Duration,
+    /// Within which everything at rest is verified.
+    pub scrub_deadline: Duration,
     pub log: Log,
     pub root: Option<Credentials>,
 }
@@ -244,6 +248,11 @@ impl Config {
             metrics_public: raw.metrics_public.unwrap_or(false),
             http,
             drain_timeout: raw.drain_timeout.map_or(Duration::from_secs(30), |Span(span)| span),
+            scrub_deadline: match raw.scrub_days {
+                None => SCRUB_DEADLINE_DEFAULT,
+                Some(0) => return Err(ConfigError::Zero { name: "--scrub-days" }),
+                Some(days) => Duration::from_secs(u64::from(days) * 86_400),
+            },
             log: Log {
                 format: raw.log_format.unwrap_or(LogFormat::Human),
                 level: raw.log_level.unwrap_or_else(|| "info".to_owned()),
@@ -342,6 +351,11 @@ mod tests {
         assert_eq!(config.memory_per_core, 1 << 30);
         assert_eq!(config.arena_len, 512 << 20);
         assert!(!config.metrics_public && config.root.is_none() && config.shards.is_none());
+        assert_eq!(config.scrub_deadline, Duration::from_secs(30 * 86_400));
+        assert_eq!(
+            derived("d --scrub-days 7").expect("valid").scrub_deadline,
+            Duration::from_secs(7 * 86_400)
+        );
     }
 
     #[test]
@@ -388,6 +402,7 @@ mod tests {
             ("d --domain a..b", "domain"),
             ("d --idle-timeout 0s", "--idle-timeout must not be zero"),
             ("d --connections-max 0", "--connections-max must not be zero"),
+            ("d --scrub-days 0", "--scrub-days must not be zero"),
         ] {
             let error = derived(line).expect_err(line).to_string();
             assert!(error.contains(wanted), "{line}: {error}");

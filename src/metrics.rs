@@ -88,6 +88,13 @@ scalars! {
         "Blocks of objects whose checksum did not match what was read.";
     BlocksRestored: Counter "basalt_blocks_restored_total"
         "Blocks of objects that a read restored from redundancy.";
+    BlocksRepaired: Counter "basalt_blocks_repaired_total"
+        "Damaged pieces of any structure that were written again in place, found by reads or by scrub.";
+    BlocksUnrepairable: Counter "basalt_blocks_unrepairable_total"
+        "Damaged pieces of any structure that redundancy could not restore, or whose disk refused the write.";
+    ScrubBytes: Counter "basalt_scrub_bytes_total" "Bytes that scrub has read to verify them, every copy counted.";
+    ScrubOldest: Gauge "basalt_scrub_oldest_unverified_seconds"
+        "How long ago the byte that has waited longest was verified or written, at most.";
     ReadsHedged: Counter "basalt_reads_hedged_total"
         "Reads of a disk that were late, so that others were asked for the same bytes.";
     HedgesWon: Counter "basalt_hedges_won_total" "Late reads that the others overtook.";

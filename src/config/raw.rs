@@ -109,6 +109,10 @@ pub struct RawConfig {
     /// Time for requests in flight to finish after SIGTERM [default: 30s]
     #[arg(long, env = "BASALT_DRAIN_TIMEOUT", value_name = "TIME")]
     pub drain_timeout: Option<Span>,
+
+    /// Days within which everything on the disks is verified, over and over [default: 30]
+    #[arg(long, env = "BASALT_SCRUB_DAYS", value_name = "DAYS")]
+    pub scrub_days: Option<u16>,
 }
 
 impl RawConfig {
@@ -139,6 +143,7 @@ impl RawConfig {
             body_timeout: self.body_timeout.or(other.body_timeout),
             response_timeout: self.response_timeout.or(other.response_timeout),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
+            scrub_days: self.scrub_days.or(other.scrub_days),
         }
     }
 }

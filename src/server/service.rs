@@ -69,6 +69,8 @@ pub(super) async fn open(
         core.sleep(START_POLL).await;
     }
 
+    engine.start_scrub(config.scrub_deadline);
+
     let service = Service::new(ServiceParts {
         engine: engine.clone(),
         root: shared.root.credentials.clone(),
@@ -109,6 +111,11 @@ pub(super) fn sample(engine: &Engine, metrics: &CoreMetrics) {
     let blocks = engine.block_counts();
     metrics.set(Scalar::BlocksCorrupt, blocks.corrupt);
     metrics.set(Scalar::BlocksRestored, blocks.restored);
+    metrics.set(Scalar::BlocksRepaired, sum(|shard| shard.repair.repaired));
+    metrics.set(Scalar::BlocksUnrepairable, sum(|shard| shard.repair.unrepairable));
+    metrics.set(Scalar::ScrubBytes, sum(|shard| shard.scrub.scrubbed_len));
+    let oldest = stats.iter().map(|(_, shard)| shard.scrub.oldest).max().unwrap_or_default();
+    metrics.set(Scalar::ScrubOldest, oldest.as_secs());
     let reads = engine.read_counts();
     metrics.set(Scalar::ReadsHedged, reads.hedged);
     metrics.set(Scalar::HedgesWon, reads.hedges_won);
