@@ -4,6 +4,7 @@ mod bench;
 mod durability;
 mod inspect;
 mod offline;
+mod rebuild_index;
 mod server;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ enum Command {
     Bench(bench::Bench),
     Durability(durability::Durability),
     Inspect(inspect::Inspect),
+    RebuildIndex(rebuild_index::RebuildIndex),
 }
 
 /// Parses the command line and runs what it asks for.
@@ -34,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Durability(durability) => durability.run(),
         Command::Inspect(inspect) => inspect.run(),
+        Command::RebuildIndex(rebuild) => rebuild.run(),
     }
 }
 

@@ -7,6 +7,8 @@
 mod child;
 #[path = "s3_objects/client.rs"]
 mod client;
+#[path = "s3_objects/lost_index.rs"]
+mod lost_index;
 #[path = "s3_objects/metrics.rs"]
 mod metrics;
 #[path = "s3_objects/overload.rs"]

@@ -7,6 +7,7 @@
 pub mod inspect;
 mod log_walk;
 mod media;
+pub mod rebuild;
 mod set;
 mod shard;
 mod table;

@@ -15,7 +15,7 @@ use super::directory::{
 };
 use super::error::{Damage, Fault};
 use super::recover::arrived;
-use crate::extent::{ExtentClass, Placement};
+use crate::extent::{Column, ExtentClass, ExtentId, Placement};
 
 /// Bytes of one read.
 const READ_LEN: usize = 256 * 1024;
@@ -95,6 +95,27 @@ impl Bodies {
         range: Range<u64>,
         before: &impl AsyncFn(usize) -> bool,
     ) -> Option<ColumnDirectory> {
+        self.walk_for(Some(placement.id), placement, column, range, before).await
+    }
+
+    /// Walks a slot of which nobody knows what extent has it, for the chunks of whatever extents it has held, in order of
+    /// their blocks.
+    pub(crate) async fn walk_slot(&self, place: Column) -> Vec<DirectoryChunk> {
+        let unknown = Placement { id: ExtentId(0), class: ExtentClass::Data, columns: vec![place] };
+        let whole = 0..self.files.geometry().data_slot_len;
+        let walked = self.walk_for(None, &unknown, 0, whole, &async |_| true).await;
+        walked.expect("nothing stops it").chunks
+    }
+
+    /// As [`Bodies::walk_range`], for the chunks of `extent`, or of any.
+    async fn walk_for(
+        &self,
+        extent: Option<ExtentId>,
+        placement: &Placement,
+        column: usize,
+        range: Range<u64>,
+        before: &impl AsyncFn(usize) -> bool,
+    ) -> Option<ColumnDirectory> {
         let mut directory = ColumnDirectory::default();
         let Some((file, origin)) = self.files.locate(ExtentClass::Data, placement.columns[column]) else {
             let len = (range.end - range.start) as usize;
@@ -118,7 +139,7 @@ impl Bodies {
                 directory.faults.extend(faults);
             }
             let is_end = at + len as u64 == range.end;
-            at += self.scan(placement, at, &buf[..len], is_end, &mut directory.chunks) as u64;
+            at += self.scan(extent, at, &buf[..len], is_end, &mut directory.chunks) as u64;
         }
         Some(directory)
     }
@@ -153,7 +174,7 @@ impl Bodies {
     /// them are at the column's end; otherwise a chunk that may be cut off is left.
     fn scan(
         &self,
-        placement: &Placement,
+        extent: Option<ExtentId>,
         at: u64,
         bytes: &[u8],
         is_end: bool,
@@ -164,20 +185,22 @@ impl Bodies {
             let block = u32::try_from((at + offset as u64) / BLOCK_LEN as u64)
                 .expect("a column has less than 2^32 blocks");
             let rest = &bytes[offset..];
-            let sealed = rest.starts_with(&CHUNK_MAGIC)
-                && rest[SEAL_OFFSET..SEAL_OFFSET + SEAL_LEN] == self.origin.seal(placement.id, block);
+            // Without an extent to expect, the decoder asks the chunk for it, and holds it to its own seal.
+            let is_sealed =
+                |extent| rest[SEAL_OFFSET..SEAL_OFFSET + SEAL_LEN] == self.origin.seal(extent, block);
+            let sealed = rest.starts_with(&CHUNK_MAGIC) && extent.is_none_or(is_sealed);
             if !sealed {
                 offset += BLOCK_LEN;
                 continue;
             }
             match DirectoryChunk::decode(rest, &self.origin) {
-                Ok(chunk) => {
+                Ok(chunk) if chunk.block == block => {
                     offset += chunk.encoded_len() as usize;
                     chunks.push(chunk);
                 }
                 Err(_) if rest.len() < CHUNK_LEN_MAX && !is_end && offset > 0 => return offset,
-                // Rotten or overwritten in part: another column has it if it matters.
-                Err(_) => offset += BLOCK_LEN,
+                // Rotten, overwritten in part, or moved: another column has it if it matters.
+                Ok(_) | Err(_) => offset += BLOCK_LEN,
             }
         }
         bytes.len()

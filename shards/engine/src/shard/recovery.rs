@@ -378,7 +378,7 @@ async fn settle_roots(context: &ShardContext) -> Result<(), EngineError> {
 }
 
 /// The newest root any disk has whole. A shard without one is never taken for empty.
-async fn newest_root(context: &ShardContext) -> Result<Root, EngineError> {
+pub(crate) async fn newest_root(context: &ShardContext) -> Result<Root, EngineError> {
     let mut newest: Option<Root> = None;
     let mut reasons = Vec::new();
     for (disk, file) in context.roots.iter().enumerate() {
@@ -409,7 +409,7 @@ async fn newest_root(context: &ShardContext) -> Result<Root, EngineError> {
     })
 }
 
-async fn read_manifest(context: &ShardContext, root: &Root) -> Result<Manifest, EngineError> {
+pub(crate) async fn read_manifest(context: &ShardContext, root: &Root) -> Result<Manifest, EngineError> {
     if root.manifest.is_empty() {
         return Ok(Manifest { extents: Vec::new(), index: IndexManifest::default().encode() });
     }

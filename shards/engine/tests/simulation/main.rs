@@ -14,6 +14,7 @@ mod faults;
 mod model;
 mod mutants;
 mod offline;
+mod rebuild;
 mod scrub;
 mod survey;
 mod uploads;

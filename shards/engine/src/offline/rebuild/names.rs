@@ -1,0 +1,302 @@
+//! Which body a name has when directories know more of it than the log does.
+//!
+//! A record in the unbroken end of the log decides alone. Otherwise the youngest claim wins: the last record there is, by the
+//! time it was made, or a whole body, by the time it began. Parts are a claim when their numbers have no hole.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::replay::{Name, UploadFound, UploadName, Verdict};
+use super::report::{ETagSource, How};
+use super::values::Refusal;
+use super::{RebuildError, Work};
+use crate::body::directory::Content;
+use crate::index::key::{self, VersionOrder};
+use crate::value::{self, Body, Object, Upload, UploadState, UploadedPart};
+
+/// Where a part of an upload comes from.
+pub(super) enum PartSource {
+    Record(UploadedPart),
+    /// Index of its body in the survey.
+    Body(usize),
+}
+
+/// An upload with the parts that are there.
+pub(super) struct Gathered {
+    pub(super) id: [u8; 16],
+    pub(super) record: Option<Upload>,
+    pub(super) parts: BTreeMap<u16, PartSource>,
+    /// Whether the log knows that it is over, one way or the other.
+    over: bool,
+    /// When the youngest part was begun.
+    begun: u64,
+}
+
+impl Gathered {
+    /// Whether the parts are numbered from 1 without a hole, as clients do.
+    fn is_contiguous(&self) -> bool {
+        self.parts.keys().copied().eq(1..=u16::try_from(self.parts.len()).unwrap_or(0))
+    }
+}
+
+/// What a name may be.
+enum Claim {
+    Body(usize),
+    /// A blob with the list of an object's parts.
+    List(usize),
+    Parts(Gathered),
+}
+
+/// What decides for a name.
+struct Bounds {
+    /// First number of the log's unbroken end, and the time before which a body that it does not know was committed.
+    tail: u64,
+    tail_clock: u64,
+}
+
+impl Bounds {
+    /// Whether a body that began at `begun` and has no record in the tail may be the name's.
+    fn may_be_live(&self, begun: u64, verdict: Option<&Verdict>) -> bool {
+        begun <= self.tail_clock
+            && verdict.is_none_or(|verdict| verdict.sequence < self.tail && verdict.time < begun)
+    }
+}
+
+impl Work<'_> {
+    /// Decides for every name and upload that directories speak of, and writes what was decided to the index.
+    pub(super) async fn decide(&mut self, gone: &BTreeSet<u64>) -> Result<(), RebuildError> {
+        let bounds = Bounds { tail: self.history.tail, tail_clock: self.history.tail_clock() };
+        let mut claims: BTreeMap<Name, Vec<(u64, Claim)>> = BTreeMap::new();
+        for gathered in self.gather(&bounds) {
+            let (name, upload, is_open) = gathered;
+            if gone.contains(&name.0) {
+                continue;
+            }
+            if is_open || !upload.is_contiguous() {
+                self.keep_upload(&name, upload, is_open).await?;
+            } else {
+                claims.entry(name).or_default().push((upload.begun, Claim::Parts(upload)));
+            }
+        }
+        let payloads: BTreeSet<[u8; 16]> = self.payloads().keys().copied().collect();
+        for (index, body) in self.survey.bodies.iter().enumerate() {
+            let owner = &body.owner;
+            let claim = match (&owner.part, body.content) {
+                (None, Content::Payload) => Claim::Body(index),
+                // A blob of a body that is there is that body's list of blocks.
+                (None, Content::Blob) if !payloads.contains(&owner.body) => Claim::List(index),
+                _ => continue,
+            };
+            if !gone.contains(&owner.bucket) {
+                claims.entry((owner.bucket, owner.name.clone())).or_default().push((owner.begun, claim));
+            }
+        }
+        for (name, mut claims) in claims {
+            claims.sort_by_key(|(begun, _)| Reverse(*begun));
+            self.settle(&name, claims, &bounds).await?;
+            self.flush_if_full().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the name to the youngest claim that can be had.
+    async fn settle(
+        &mut self,
+        name: &Name,
+        claims: Vec<(u64, Claim)>,
+        bounds: &Bounds,
+    ) -> Result<(), RebuildError> {
+        let mut settled = false;
+        for (begun, claim) in claims {
+            let verdict = self.replayed.verdicts.get(name);
+            if !settled && bounds.may_be_live(begun, verdict) {
+                let made = match &claim {
+                    Claim::Body(index) => self
+                        .object_of_body(*index)
+                        .await
+                        .map(|(object, etag)| (object, How::Directory { etag })),
+                    Claim::List(index) => self.object_of_list(*index).await.map(|(object, etag)| {
+                        let count = object.part_count;
+                        (object, How::Parts { count, end_seen: true, etag })
+                    }),
+                    Claim::Parts(upload) => self.object_of_parts(upload).await.map(|(object, etag)| {
+                        let (count, end_seen) = (object.part_count, is_end_seen(&object));
+                        (object, How::Parts { count, end_seen, etag })
+                    }),
+                };
+                match made {
+                    Ok((object, how)) => {
+                        let key = key::object(name.0, &name.1, VersionOrder::NULL);
+                        self.index.put(&key, &value::encode(&object));
+                        self.how.insert(key, how);
+                        settled = true;
+                        continue;
+                    }
+                    Err(refusal) => self.refuse(name, &claim, refusal),
+                }
+            }
+            // Its parts may yet be wanted, unless they are known not to be.
+            if let Claim::Parts(upload) = claim
+                && !upload.over
+            {
+                self.keep_upload(name, upload, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers why a body cannot be had, for its line of the report.
+    fn refuse(&mut self, name: &Name, claim: &Claim, refusal: Refusal) {
+        tracing::debug!(bucket = name.0, name = %name.1.escape_ascii(), %refusal, "a body cannot be recovered");
+        if let Claim::Body(index) | Claim::List(index) = claim {
+            self.refused.insert(*index, refusal.to_string());
+        }
+    }
+
+    /// All uploads with their parts, from records and from directories; the last field says that the log surely has it open.
+    fn gather(&mut self, bounds: &Bounds) -> Vec<(Name, Gathered, bool)> {
+        let mut uploads: BTreeMap<UploadName, UploadFound> = std::mem::take(&mut self.replayed.uploads);
+        let mut of_bodies: BTreeMap<UploadName, BTreeMap<u16, usize>> = BTreeMap::new();
+        for (index, body) in self.survey.bodies.iter().enumerate() {
+            let Some((id, number)) = body.owner.part.filter(|_| body.content == Content::Payload) else {
+                continue;
+            };
+            let name = (body.owner.bucket, body.owner.name.clone());
+            uploads.entry((name.clone(), id)).or_default();
+            let place = of_bodies.entry((name, id)).or_default().entry(number).or_insert(index);
+            if self.survey.bodies[*place].owner.begun < body.owner.begun {
+                *place = index;
+            }
+        }
+        let mut gathered = Vec::new();
+        for ((name, id), found) in uploads {
+            if found.over {
+                continue;
+            }
+            let mut begun = 0;
+            let mut parts = BTreeMap::new();
+            for (number, part) in found.parts {
+                if self.absent(&part.footprint).is_some() {
+                    continue;
+                }
+                begun = begun.max(part.modified);
+                parts.insert(number, PartSource::Record(part));
+            }
+            for (number, index) in of_bodies.remove(&(name.clone(), id)).unwrap_or_default() {
+                let own = self.survey.bodies[index].owner.begun;
+                let newer = match parts.get(&number) {
+                    Some(PartSource::Record(part)) => part.modified < own,
+                    _ => !found.dead.contains(&number),
+                };
+                if newer && own <= bounds.tail_clock {
+                    begun = begun.max(own);
+                    parts.insert(number, PartSource::Body(index));
+                }
+            }
+            let open = found.record.is_some() && !found.dropped;
+            let certain = open && found.sequence >= bounds.tail;
+            let of_dead = self.survey.dead_parts.get(&(name.clone(), id)).into_iter().flatten();
+            if !certain && of_dead.into_iter().any(|number| !parts.contains_key(number)) {
+                // A part was given back and not sent again: what had it is gone as a whole.
+                continue;
+            }
+            if certain || !parts.is_empty() {
+                let record = found.record;
+                gathered.push((name, Gathered { id, record, parts, over: found.dropped, begun }, certain));
+            }
+        }
+        gathered
+    }
+
+    /// Makes an upload one that can be completed, or aborted.
+    async fn keep_upload(
+        &mut self,
+        (bucket, name): &Name,
+        upload: Gathered,
+        certain: bool,
+    ) -> Result<(), RebuildError> {
+        let mut count = 0;
+        let mut len = 0;
+        for (number, source) in upload.parts {
+            let part = match source {
+                PartSource::Record(part) => part,
+                PartSource::Body(index) => match self.part_of_body(index).await {
+                    Ok(part) => part,
+                    Err(refusal) => {
+                        self.refused.insert(index, refusal.to_string());
+                        continue;
+                    }
+                },
+            };
+            count += 1;
+            len += part.len;
+            self.index.put(&key::part(*bucket, name, upload.id, number), &value::encode(&part));
+            self.flush_if_full().await?;
+        }
+        let made_up = || Upload {
+            // An id begins with the time at which the upload was.
+            initiated: u64::from_be_bytes(*upload.id.first_chunk().expect("an id is longer")),
+            attributes: Vec::new(),
+            checksum_algorithm: 0,
+            checksum_composite: false,
+            state: UploadState::Open,
+            extensions: Vec::new(),
+        };
+        let record = upload.record.unwrap_or_else(made_up);
+        self.index.put(&key::upload(*bucket, name, upload.id), &value::encode(&record));
+        self.uploads.push((*bucket, name.clone(), len, How::Upload { id: upload.id, parts: count, certain }));
+        Ok(())
+    }
+
+    /// Bodies of clients by their uuid.
+    pub(super) fn payloads(&self) -> BTreeMap<[u8; 16], usize> {
+        let bodies = self.survey.bodies.iter().enumerate();
+        let payloads = bodies.filter(|(_, body)| body.content == Content::Payload);
+        payloads.map(|(index, body)| (body.owner.body, index)).collect()
+    }
+}
+
+/// Whether the last part of an object is shorter than its first, as clients send them.
+fn is_end_seen(object: &Object) -> bool {
+    let Body::Parts(parts) = &object.body else { return false };
+    matches!(parts.as_slice(), [first, .., last] if last.len < first.len)
+}
+
+/// Of the ETags of an object's parts, the one that says least.
+pub(super) fn weakest(sources: impl Iterator<Item = ETagSource>) -> ETagSource {
+    let rank = |source: &ETagSource| match source {
+        ETagSource::Bytes => 0,
+        ETagSource::Opaque => 1,
+        ETagSource::Damaged => 2,
+    };
+    sources.max_by_key(rank).unwrap_or(ETagSource::Bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_without_a_record_lives_when_it_is_younger_than_any_and_older_than_the_tail() {
+        let bounds = Bounds { tail: 10, tail_clock: 1000 };
+        let record = |sequence, time| Verdict { sequence, time };
+        assert!(bounds.may_be_live(999, None));
+        assert!(!bounds.may_be_live(1001, None), "never committed");
+        assert!(bounds.may_be_live(500, Some(&record(9, 499))));
+        assert!(!bounds.may_be_live(500, Some(&record(9, 500))), "the record is its own, or a younger one's");
+        assert!(!bounds.may_be_live(500, Some(&record(10, 0))), "the tail knows it all");
+    }
+
+    #[test]
+    fn parts_with_a_hole_are_no_object() {
+        let gathered = |numbers: &[u16]| Gathered {
+            id: [0; 16],
+            record: None,
+            parts: numbers.iter().map(|&number| (number, PartSource::Body(0))).collect(),
+            over: false,
+            begun: 0,
+        };
+        assert!(gathered(&[1, 2, 3]).is_contiguous());
+        assert!(!gathered(&[1, 3]).is_contiguous() && !gathered(&[2]).is_contiguous());
+    }
+}

@@ -1,0 +1,242 @@
+//! Values made anew from what directories say: what the index would have, but for what it alone knew.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use basalt_md5::Md5;
+
+use super::Work;
+use super::bodies::{FoundBody, place_of};
+use super::names::{Gathered, PartSource, weakest};
+use super::report::ETagSource;
+use crate::body::directory::Content;
+use crate::body::{BodyError, Places, StripedBody};
+use crate::extent::ExtentId;
+use crate::index::key::VALUE_LEN_MAX;
+use crate::value::{self, Body, Footprint, Object, Part, PartBody, Striped, UploadedPart, Value, ValueError};
+
+/// Longest blob that is read, bytes: the parts of an object of 5 TiB.
+const BLOB_LEN_MAX: u64 = 64 << 20;
+
+/// Why no value can be made.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The list of its blocks, or of its parts, does not fit a value and has no blob.
+    TooLong(usize),
+    Blob(BodyError),
+    BlobValue(ValueError),
+    BlobLen(u64),
+    /// A part lies where no extent is.
+    NoExtent(u64),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::TooLong(len) => write!(out, "its description takes {len} bytes, and its blob is lost"),
+            Refusal::Blob(error) => write!(out, "its blob: {error}"),
+            Refusal::BlobValue(error) => write!(out, "its blob: {error}"),
+            Refusal::BlobLen(len) => write!(out, "its blob has {len} bytes"),
+            Refusal::NoExtent(extent) => write!(out, "extent {extent} is not there"),
+        }
+    }
+}
+
+impl Work<'_> {
+    /// The object that a body put at once was.
+    pub(super) async fn object_of_body(&self, index: usize) -> Result<(Object, ETagSource), Refusal> {
+        let found = &self.survey.bodies[index];
+        let (body, footprint) = self.describe(found).await?;
+        let (etag, source) = self.etag(&found.striped, found.owner.body).await;
+        let object = Object {
+            uuid: found.owner.body,
+            modified: found.owner.begun,
+            len: found.striped.len,
+            etag,
+            part_count: 0,
+            attributes: Vec::new(),
+            checksum: None,
+            body: body.into(),
+            footprint,
+            extensions: Vec::new(),
+        };
+        fitting(&object)?;
+        Ok((object, source))
+    }
+
+    /// The record of a part whose body was found.
+    pub(super) async fn part_of_body(&self, index: usize) -> Result<UploadedPart, Refusal> {
+        let found = &self.survey.bodies[index];
+        let (body, footprint) = self.describe(found).await?;
+        let (etag, _) = self.etag(&found.striped, found.owner.body).await;
+        let part = UploadedPart {
+            uuid: found.owner.body,
+            modified: found.owner.begun,
+            len: found.striped.len,
+            etag,
+            checksum: None,
+            body,
+            footprint,
+            extensions: Vec::new(),
+        };
+        fitting(&part)?;
+        Ok(part)
+    }
+
+    /// The object that the parts of an upload make.
+    pub(super) async fn object_of_parts(&self, upload: &Gathered) -> Result<(Object, ETagSource), Refusal> {
+        let mut parts = Vec::with_capacity(upload.parts.len());
+        let mut footprints = Vec::new();
+        let mut modified = 0;
+        let (mut etags, mut sources) = (Md5::new(), Vec::new());
+        for (&number, source) in &upload.parts {
+            let part = match source {
+                PartSource::Record(part) => part.clone(),
+                PartSource::Body(index) => {
+                    let found = &self.survey.bodies[*index];
+                    let (body, footprint) = self.describe(found).await?;
+                    let (etag, source) = self.etag(&found.striped, found.owner.body).await;
+                    sources.push(source);
+                    UploadedPart {
+                        uuid: found.owner.body,
+                        modified: found.owner.begun,
+                        len: found.striped.len,
+                        etag,
+                        checksum: None,
+                        body,
+                        footprint,
+                        extensions: Vec::new(),
+                    }
+                }
+            };
+            modified = modified.max(part.modified);
+            etags.update(&part.etag);
+            footprints.push(part.footprint);
+            parts.push(Part { number, len: part.len, checksum: part.checksum, body: part.body });
+        }
+        let object = Object {
+            uuid: upload.id,
+            modified,
+            len: parts.iter().map(|part| part.len).sum(),
+            etag: etags.finalize(),
+            part_count: parts.len() as u32,
+            attributes: upload.record.as_ref().map(|upload| upload.attributes.clone()).unwrap_or_default(),
+            checksum: None,
+            body: Body::Parts(parts),
+            footprint: sum(footprints.into_iter().flatten()),
+            extensions: Vec::new(),
+        };
+        fitting(&object)?;
+        Ok((object, weakest(sources.into_iter())))
+    }
+
+    /// The object whose parts a blob lists.
+    pub(super) async fn object_of_list(&self, index: usize) -> Result<(Object, ETagSource), Refusal> {
+        let blob = &self.survey.bodies[index];
+        let parts: Vec<Part> = self.read_blob(&blob.striped).await?;
+        let (payloads, blobs) =
+            (self.by_first_segment(Content::Payload), self.by_first_segment(Content::Blob));
+        let mut prints = blob.footprint.clone();
+        let (mut etags, mut sources) = (Md5::new(), Vec::new());
+        for part in &parts {
+            let (striped, map) = match &part.body {
+                PartBody::Striped(striped) => (striped.clone(), None),
+                PartBody::Spilled { map } => (self.read_blob::<Striped>(map).await?, Some(map)),
+            };
+            let lost =
+                |striped: &Striped| Refusal::NoExtent(striped.segments.first().map_or(0, |s| s.extent));
+            for (striped, known) in std::iter::once((&striped, &payloads)).chain(map.map(|map| (map, &blobs)))
+            {
+                let Some(first) = striped.segments.first() else { continue };
+                let found = known.get(&place_of(first)).ok_or_else(|| lost(striped))?;
+                prints.extend_from_slice(&self.survey.bodies[*found].footprint);
+            }
+            let mut uuid = [0; 16];
+            uuid[..8].copy_from_slice(&part.len.to_le_bytes());
+            let (etag, source) = self.etag(&striped, uuid).await;
+            etags.update(&etag);
+            sources.push(source);
+        }
+        let object = Object {
+            uuid: blob.owner.body,
+            modified: blob.owner.begun,
+            len: parts.iter().map(|part| part.len).sum(),
+            etag: etags.finalize(),
+            part_count: u32::try_from(parts.len()).unwrap_or(u32::MAX),
+            attributes: Vec::new(),
+            checksum: None,
+            body: Body::SpilledParts { map: blob.striped.clone() },
+            footprint: sum(prints.into_iter()),
+            extensions: Vec::new(),
+        };
+        fitting(&object)?;
+        Ok((object, weakest(sources.into_iter())))
+    }
+
+    /// How a value has the body, and what it takes: with its blob, if it has one.
+    async fn describe(&self, found: &FoundBody) -> Result<(PartBody, Vec<Footprint>), Refusal> {
+        if let Some(&blob) = self.blobs.get(&found.owner.body) {
+            let blob = &self.survey.bodies[blob];
+            // Only if it says the same; otherwise the body is described as if there were none.
+            if self.read_blob::<Striped>(&blob.striped).await.is_ok_and(|map| map == found.striped) {
+                let footprint = sum(found.footprint.iter().chain(&blob.footprint).copied());
+                return Ok((PartBody::Spilled { map: blob.striped.clone() }, footprint));
+            }
+        }
+        Ok((PartBody::Striped(found.striped.clone()), found.footprint.clone()))
+    }
+
+    fn by_first_segment(&self, content: Content) -> BTreeMap<(u64, u32), usize> {
+        let bodies = self.survey.bodies.iter().enumerate().filter(|(_, body)| body.content == content);
+        bodies.filter_map(|(index, body)| Some((place_of(body.striped.segments.first()?), index))).collect()
+    }
+
+    /// The MD5 of a body's bytes, or its uuid where that cannot be had.
+    async fn etag(&self, striped: &Striped, uuid: [u8; 16]) -> ([u8; 16], ETagSource) {
+        if !self.etags {
+            return (uuid, ETagSource::Opaque);
+        }
+        let mut md5 = Md5::new();
+        match self.read(striped, |bytes| md5.update(bytes)).await {
+            Ok(()) => (md5.finalize(), ETagSource::Bytes),
+            Err(_) => (uuid, ETagSource::Damaged),
+        }
+    }
+
+    pub(super) async fn read_blob<T: Value>(&self, map: &Striped) -> Result<T, Refusal> {
+        if map.len > BLOB_LEN_MAX {
+            return Err(Refusal::BlobLen(map.len));
+        }
+        let mut bytes = Vec::new();
+        self.read(map, |piece| bytes.extend_from_slice(piece)).await.map_err(Refusal::Blob)?;
+        value::decode(&bytes).map_err(Refusal::BlobValue)
+    }
+
+    async fn read(&self, striped: &Striped, mut take: impl FnMut(&[u8])) -> Result<(), BodyError> {
+        let placements = Rc::clone(&self.placements);
+        let places: Places = Rc::new(move |extent: ExtentId| placements.get(&extent).cloned());
+        let body = Rc::new(StripedBody::from(striped));
+        let mut reader = self.bodies.reader(body, 0..striped.len, places, Rc::new(|_, _| {}), None)?;
+        while let Some(bytes) = reader.next().await {
+            take(&bytes?);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a value that the index would not take.
+fn fitting<T: Value>(value: &T) -> Result<(), Refusal> {
+    let len = value::encode(value).len();
+    if len <= VALUE_LEN_MAX { Ok(()) } else { Err(Refusal::TooLong(len)) }
+}
+
+/// Live bytes per extent, summed up.
+fn sum(prints: impl Iterator<Item = Footprint>) -> Vec<Footprint> {
+    let mut extents: BTreeMap<u64, Footprint> = BTreeMap::new();
+    for print in prints {
+        let sum = extents.entry(print.extent).or_insert(Footprint { bytes: 0, end_block: 0, ..print });
+        sum.bytes += print.bytes;
+        sum.end_block = sum.end_block.max(print.end_block);
+    }
+    extents.into_values().collect()
+}
