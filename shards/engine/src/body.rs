@@ -2,12 +2,14 @@
 //!
 //! The core that accepted a body moves its bytes itself: it asks the owning shard for a place, encodes stripes and
 //! writes the columns on its own ring, so payload never crosses cores. [`layout`] and [`plan`] are the arithmetic and
-//! do no I/O; [`stripe`] is the erasure code; [`writer`] and [`reader`] move bytes, [`recover`] restores damaged
-//! blocks for a reader and [`mend`] where they lie, [`inline`] reads the small bodies that live in the log, and [`directory`] is what an extent says of itself.
+//! do no I/O; [`stripe`] is the erasure code; [`writer`] and [`reader`] move bytes; [`flight`] does without slow and
+//! absent disks, [`recover`] restores damaged blocks for a reader and [`mend`] where they lie; [`inline`] reads the small
+//! bodies that live in the log, and [`directory`] is what an extent says of itself.
 
 pub mod budget;
 pub mod directory;
 pub mod error;
+mod flight;
 pub mod inline;
 mod join;
 pub mod layout;

@@ -39,6 +39,8 @@ pub enum Fault {
     Short { got: usize },
     /// The disk is not part of the running set.
     Absent,
+    /// The disk did not answer in time, or is known not to.
+    Late,
     /// A directory chunk that other columns have is not there, or not whole.
     NoChunk,
     /// A batch, a frame or another structure that other copies have is not there, or not whole.
@@ -52,9 +54,18 @@ impl fmt::Display for Fault {
             Fault::Device(error) => write!(out, "read failed: {error}"),
             Fault::Short { got } => write!(out, "the file ends after {got} bytes"),
             Fault::Absent => write!(out, "the disk is absent"),
+            Fault::Late => write!(out, "no answer in time"),
             Fault::NoChunk => write!(out, "no directory chunk where others have one"),
             Fault::NotWhole => write!(out, "what other copies have is not there, or not whole"),
         }
+    }
+}
+
+impl Fault {
+    /// Whether what the disk holds is in doubt; a disk that is absent or slow says nothing of that.
+    #[must_use]
+    pub fn is_damage(self) -> bool {
+        !matches!(self, Fault::Absent | Fault::Late)
     }
 }
 

@@ -152,6 +152,9 @@ impl ReadPlan {
         while self.at < self.end.min(segment_end) {
             let mut block = self.block(segment.len, u64::from(segment.block) * BLOCK_LEN as u64);
             if group_len > 0 && group_len + block.len > len_max {
+                let stripe_len = self.shape.stripe_len();
+                let segment_start = self.segment_start;
+                self.at = group.end_where(|at| (at - segment_start).is_multiple_of(stripe_len));
                 break;
             }
             group_len += block.len;
@@ -192,6 +195,19 @@ impl ReadPlan {
 }
 
 impl ReadGroup {
+    /// Gives up the blocks after the last offset in the body that is an end of a stripe, if there is one: then all columns are
+    /// read at the same places, and each can be restored from the others. Says where the group ends now.
+    fn end_where(&mut self, is_end: impl Fn(u64) -> bool) -> u64 {
+        let end = |block: &Block| block.body_offset + block.answer.len() as u64;
+        let last = self.blocks.iter().rposition(|block| is_end(end(block)));
+        let kept = last.map_or(self.blocks.len(), |last| last + 1);
+        for block in self.blocks.drain(kept..) {
+            self.reads[block.read].len -= block.len;
+        }
+        self.reads.retain(|read| read.len > 0);
+        self.blocks.last().map_or(0, end)
+    }
+
     /// Appends the block to its column's read. Within a group the blocks of a column always follow one another: only
     /// the first and last stripes can be cut, and a column's part of them ends or starts at its strip's edge.
     fn place(&mut self, block: &mut Block) {

@@ -9,23 +9,21 @@
 //! its own, and gives the read-ahead back when it has to wait. So readers cannot wait for one another, nor for slow clients.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::ops::Range;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
+use basalt_reactor::Slice;
 use basalt_reactor::disk::BLOCK_LEN as DEVICE_BLOCK_LEN;
-use basalt_reactor::{Buf, Slice};
 
 use super::budget::{BudgetUse, Permit};
 use super::error::{BodyError, Fault};
-use super::join::Boxed;
+use super::flight::Flight;
 use super::layout::{BLOCK_CRC_LEN, StripedBody};
-use super::plan::{Block, GROUP_LEN_MAX, ReadGroup, ReadPlan};
-use super::recover::{Target, Workspace, arrived, check, recover};
+use super::plan::{GROUP_LEN_MAX, ReadGroup, ReadPlan};
+use super::recover::{Target, Workspace, recover};
 use super::writer::buf_len;
 use super::{Bodies, BodyCore, OnDamage, Places};
-use crate::extent::{ExtentClass, Placement};
+use crate::extent::Placement;
 
 /// Bytes a reader reads ahead while memory is plentiful.
 pub const READ_AHEAD_MAX: usize = 2 << 20;
@@ -63,22 +61,6 @@ pub struct Reader {
     failed: bool,
 }
 
-/// The reads of one group.
-struct Flight {
-    group: ReadGroup,
-    placement: Rc<Placement>,
-    /// As `group.reads`.
-    reads: Vec<ReadState>,
-    /// Next block to hand out.
-    next: usize,
-}
-
-enum ReadState {
-    Running(Boxed<'static, (std::io::Result<usize>, Buf)>),
-    Arrived(Slice),
-    Failed(Fault),
-}
-
 impl Reader {
     pub(super) fn new(
         bodies: Rc<Bodies>,
@@ -113,6 +95,9 @@ impl Reader {
         if self.failed {
             return None;
         }
+        if let Some(flight) = self.flights.front_mut() {
+            flight.unattended();
+        }
         let result = self.advance().await;
         self.failed = matches!(result, Some(Err(_)));
         result
@@ -123,7 +108,7 @@ impl Reader {
             return Some(Err(error));
         }
         let flight = self.flights.front_mut()?;
-        match flight.take_verified(&self.body).await {
+        match flight.take_verified(&self.bodies, &self.body).await {
             Ok(slice) => {
                 self.drop_finished();
                 Some(Ok(slice))
@@ -136,7 +121,7 @@ impl Reader {
         if self.flights.front().is_some_and(|flight| flight.next == flight.group.blocks.len())
             && let Some(flight) = self.flights.pop_front()
         {
-            self.hand_over(flight.group.buffers_len());
+            self.hand_over(flight.buffers_len());
         }
     }
 
@@ -151,7 +136,7 @@ impl Reader {
 
     /// Bytes of the arena that this reader and its consumer may hold.
     fn held(&self) -> usize {
-        self.flights.iter().map(|flight| flight.group.buffers_len()).chain(self.handed).sum()
+        self.flights.iter().map(Flight::buffers_len).chain(self.handed).sum()
     }
 
     /// Starts reads until enough of them are under way, at least one.
@@ -166,7 +151,6 @@ impl Reader {
             }
         };
         loop {
-            let arena = self.bodies.core.core.arena();
             let allowance = read_ahead_max(self.bodies.core.budget.usage());
             let group_len_max = allowance.min(GROUP_LEN_MAX);
             let queued: usize = self.flights.iter().map(|flight| flight.group.read_len()).sum();
@@ -175,51 +159,27 @@ impl Reader {
             }
             // Worked on as a copy: a dropped future must not leave a gap in the plan.
             let mut plan = self.plan;
-            let Some(mut group) = plan.next_group(&self.body, group_len_max) else { return Ok(()) };
-            let mut bufs: Option<Vec<Buf>> = None;
-            if memory.try_grow(self.held() + group.buffers_len()) {
-                bufs = group.reads.iter().map(|read| arena.try_alloc(read.len)).collect();
-            }
-            if bufs.is_none() {
-                if !self.flights.is_empty() {
-                    return Ok(());
+            let Some(group) = plan.next_group(&self.body, group_len_max) else { return Ok(()) };
+            let placement = self.place_of(&group)?;
+            let flight = match Flight::try_start(&self.bodies, &memory, self.held(), group, placement) {
+                Some(flight) => flight,
+                None if !self.flights.is_empty() => return Ok(()),
+                None => {
+                    plan = self.plan;
+                    let Some(block) = plan.next_group(&self.body, 1) else { return Ok(()) };
+                    let placement = self.place_of(&block)?;
+                    Flight::start_block(&self.bodies, block, placement).await
                 }
-                plan = self.plan;
-                let Some(block) = plan.next_group(&self.body, 1) else { return Ok(()) };
-                group = block;
-                bufs = Some(vec![arena.alloc(group.reads[0].len).await]);
-            }
-            let placement = (self.places)(group.extent)
-                .filter(|placement| placement.columns.len() == self.bodies.files.geometry().columns())
-                .ok_or(BodyError::UnknownExtent { extent: group.extent })?;
-            let flight = self.start(group, placement, bufs.unwrap_or_default()).await;
+            };
             self.flights.push_back(flight);
             self.plan = plan;
         }
     }
 
-    /// Issues the reads of a group.
-    async fn start(&self, group: ReadGroup, placement: Rc<Placement>, bufs: Vec<Buf>) -> Flight {
-        let reads = group.reads.iter().zip(bufs).map(|(read, buf)| {
-            let column = placement.columns[usize::from(read.column)];
-            match self.bodies.files.locate(ExtentClass::Data, column) {
-                Some((file, origin)) => {
-                    let (file, offset) = (file.clone(), origin + read.offset);
-                    ReadState::Running(Box::pin(async move { file.read_at(buf, offset).await }))
-                }
-                None => ReadState::Failed(Fault::Absent),
-            }
-        });
-        let mut flight = Flight { reads: reads.collect(), group, placement, next: 0 };
-        // Operations start at their first poll.
-        poll_fn(|cx| {
-            for read in &mut flight.reads {
-                let _ = read.poll(cx);
-            }
-            Poll::Ready(())
-        })
-        .await;
-        flight
+    fn place_of(&self, group: &ReadGroup) -> Result<Rc<Placement>, BodyError> {
+        (self.places)(group.extent)
+            .filter(|placement| placement.columns.len() == self.bodies.files.geometry().columns())
+            .ok_or(BodyError::UnknownExtent { extent: group.extent })
     }
 
     /// Restores the block that the front flight is at.
@@ -321,7 +281,7 @@ impl ReadMemory {
     }
 
     /// Reserves what it takes that reader and consumer hold `held` bytes, and the reader can still get on.
-    fn try_grow(&self, held: usize) -> bool {
+    pub(super) fn try_grow(&self, held: usize) -> bool {
         self.permit.try_grow(self.len_for(held))
     }
 
@@ -338,57 +298,6 @@ impl ReadMemory {
     #[must_use]
     pub fn unsent_max(&self) -> Option<usize> {
         (self.unsent_max < UNSENT_LEN_MAX).then_some(self.unsent_max)
-    }
-}
-
-impl Flight {
-    /// Waits for the read of the next block and hands out its answer, together with those of the blocks that follow it
-    /// in the same buffer.
-    async fn take_verified(&mut self, body: &StripedBody) -> Result<Slice, Fault> {
-        let first = &self.group.blocks[self.next];
-        let read = &mut self.reads[first.read];
-        poll_fn(|cx| read.poll(cx)).await;
-        let bytes = match read {
-            ReadState::Arrived(bytes) => bytes,
-            ReadState::Failed(fault) => return Err(*fault),
-            ReadState::Running(_) => unreachable!("polled until it was not"),
-        };
-        verify(first, bytes, body)?;
-        let start = first.start + first.answer.start;
-        let mut end = first.start + first.answer.end;
-        self.next += 1;
-        while let Some(block) = self.group.blocks.get(self.next) {
-            let follows = block.read == first.read
-                && block.start + block.answer.start == end
-                && block.answer.start == 0;
-            if !follows || verify(block, bytes, body).is_err() {
-                break;
-            }
-            end = block.start + block.answer.end;
-            self.next += 1;
-        }
-        Ok(bytes.slice(start..end))
-    }
-}
-
-fn verify(block: &Block, bytes: &[u8], body: &StripedBody) -> Result<(), Fault> {
-    check(&bytes[block.start..block.start + block.len], body.crcs[block.crc])
-}
-
-impl ReadState {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let ReadState::Running(read) = self {
-            match read.as_mut().poll(cx) {
-                Poll::Ready((result, buf)) => {
-                    *self = match arrived(&result, buf.len()) {
-                        Ok(()) => ReadState::Arrived(buf.freeze()),
-                        Err(fault) => ReadState::Failed(fault),
-                    };
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(())
     }
 }
 

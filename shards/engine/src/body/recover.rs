@@ -3,8 +3,13 @@
 //! A body knows the checksums of its data blocks, not of its parity. So a restored block is believed only when it has
 //! its own checksum; when it has not, some parity block is bad too, and other choices of parity are tried. The unit is
 //! one checksum block, 64 KiB in long strips: the decoder has a fixed cost per call that shorter pieces would multiply.
+//! A column that is late is not waited for as long as there are others.
 
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
+use std::task::Poll;
 
 use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Buf, Slice};
@@ -12,13 +17,14 @@ use basalt_reactor::{Buf, Slice};
 use super::Bodies;
 use super::budget::Permit;
 use super::error::{BodyError, Damage, DeviceError, Fault};
-use super::join::{Boxed, join_all};
+use super::join::Boxed;
 use super::layout::StripedBody;
 use super::mend::BlockRow;
 use super::plan::Block;
 use super::writer::buf_len;
 use crate::checksum::crc32c;
-use crate::extent::{ArenaFiles, ExtentClass, Geometry, Placement};
+use crate::extent::reads::DiskRead;
+use crate::extent::{ExtentClass, Geometry, Placement};
 
 /// Choices of parity blocks tried for one damaged block at most.
 pub(super) const CHOICES_MAX: usize = 64;
@@ -104,6 +110,102 @@ impl Target<'_> {
     }
 }
 
+impl Target<'_> {
+    /// Reads the block from its own disk, alone.
+    async fn read_again(&self, bodies: &Bodies, buf: Buf) -> Result<Buf, (Fault, Buf)> {
+        let column = self.placement.columns[usize::from(self.block.column)];
+        let offset = self.block.column_offset;
+        let read = bodies.files.read(&bodies.core.core, ExtentClass::Data, column, buf, offset);
+        let (result, buf) = read.map_err(|buf| (Fault::Absent, buf))?.await;
+        let checked = arrived(&result, buf.len());
+        match checked.and_then(|()| check(&buf, self.body.crcs[self.block.crc])) {
+            Ok(()) => Ok(buf),
+            Err(fault) => Err((fault, buf)),
+        }
+    }
+}
+
+/// The blocks of the other columns, as they are read.
+struct Others<'a> {
+    bodies: &'a Bodies,
+    target: &'a Target<'a>,
+    /// Columns on present disks, those that are slow last.
+    unread: VecDeque<usize>,
+    running: Vec<(usize, DiskRead)>,
+    bufs: Vec<Buf>,
+}
+
+impl<'a> Others<'a> {
+    fn new(
+        bodies: &'a Bodies,
+        target: &'a Target<'a>,
+        bufs: Vec<Buf>,
+        absent: &mut Vec<Damage>,
+    ) -> Others<'a> {
+        let disks = &target.placement.columns;
+        let others = (0..disks.len()).filter(|&column| column != usize::from(target.block.column));
+        let (present, gone): (Vec<usize>, Vec<usize>) =
+            others.partition(|&column| bodies.files.locate(ExtentClass::Data, disks[column]).is_some());
+        absent.extend(gone.into_iter().map(|column| target.damage(column, Fault::Absent)));
+        let (slow, mut unread): (VecDeque<usize>, VecDeque<usize>) =
+            present.into_iter().partition(|&column| bodies.files.reads().is_avoided(disks[column].disk));
+        unread.extend(slow);
+        Others { bodies, target, unread, running: Vec::new(), bufs }
+    }
+
+    /// Begins `count` more reads, or as many as there are columns.
+    fn start(&mut self, count: usize) {
+        let (bodies, offset) = (self.bodies, self.target.block.column_offset);
+        debug_assert!(offset.is_multiple_of(BLOCK_LEN as u64));
+        for column in self.unread.drain(..count.min(self.unread.len())) {
+            let buf = self.bufs.pop().expect("one buffer per column");
+            let place = self.target.placement.columns[column];
+            match bodies.files.read(&bodies.core.core, ExtentClass::Data, place, buf, offset) {
+                Ok(mut read) => {
+                    read.submit();
+                    self.running.push((column, read));
+                }
+                Err(buf) => drop(buf),
+            }
+        }
+    }
+
+    /// Waits for any of the reads under way. When one is late, the rest is read as well.
+    async fn next(&mut self) -> Option<(usize, Result<(), Fault>, Buf)> {
+        let mut timer: Option<Boxed<'_, ()>> = None;
+        poll_fn(|cx| {
+            loop {
+                for place in 0..self.running.len() {
+                    let (column, read) = &mut self.running[place];
+                    let column = *column;
+                    if let Poll::Ready((result, buf)) = Pin::new(read).poll(cx) {
+                        self.running.remove(place);
+                        return Poll::Ready(Some((column, arrived(&result, buf.len()), buf)));
+                    }
+                }
+                if self.running.is_empty() {
+                    return Poll::Ready(None);
+                }
+                let check_at = self.running.iter().map(|(_, read)| read.check_at()).min();
+                let Some(check_at) = check_at.filter(|_| !self.unread.is_empty()) else {
+                    return Poll::Pending;
+                };
+                let core = &self.bodies.core.core;
+                let timer_now = timer.get_or_insert_with(|| Box::pin(core.sleep_until(check_at)));
+                if timer_now.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                timer = None;
+                let now = core.now();
+                let late = self.running.iter_mut().filter(|(_, read)| read.check_at() <= now);
+                late.for_each(|(_, read)| read.note_late());
+                self.start(usize::MAX);
+            }
+        })
+        .await
+    }
+}
+
 /// Restores the target block; `report` hears of every bad block met on the way, the target first.
 ///
 /// # Errors
@@ -114,35 +216,48 @@ pub(super) async fn recover(
     workspace: Workspace,
     report: &dyn Fn(Damage, Option<&BlockRow>),
 ) -> Result<Slice, BodyError> {
-    let geometry = bodies.files.geometry();
-    let (k, columns) = (usize::from(geometry.k), geometry.columns());
+    let k = usize::from(bodies.files.geometry().k);
     let wanted = usize::from(target.block.column);
     let Workspace { mut bufs, _permit } = workspace;
     let mut out = bufs.pop().expect("one buffer per column");
     let mut found = Found::default();
     let mut fault = target.fault;
     if target.read_with_others && matches!(fault, Fault::Device(_) | Fault::Short { .. }) {
-        let (result, buf) = read_column(&bodies.files, target, wanted, out).await;
-        match result.and_then(|()| check(&buf, target.body.crcs[target.block.crc])) {
-            Ok(()) => return Ok(buf.freeze()),
-            Err(alone) => fault = alone,
+        match target.read_again(bodies, out).await {
+            Ok(block) => return Ok(block.freeze()),
+            Err((alone, buf)) => (fault, out) = (alone, buf),
         }
-        out = buf;
     }
     found.faults.push(target.damage(wanted, fault));
 
     // Most often one block is bad and one parity block is enough; the rest is read only when it is not.
-    let mut unread: Vec<usize> = (0..columns).filter(|&column| column != wanted).collect();
-    let mut take = if columns > k { k } else { 0 };
+    let mut others = Others::new(bodies, target, bufs, &mut found.faults);
+    others.start(if bodies.geometry().m > 0 { k } else { 0 });
     let mut restored = false;
-    while !restored && take > 0 {
-        let now: Vec<usize> = unread.drain(..take).collect();
-        found.read(bodies, target, &now, &mut bufs).await;
-        restored = found.restore(bodies, target, &mut out, report);
-        take = unread.len();
+    while let Some((column, result, block)) = others.next().await {
+        found.take(target, column, k, result, block);
+        let count = found.data.len() + found.parity.len();
+        restored = count >= k && found.restore(bodies, target, &mut out, report);
+        if restored {
+            break;
+        }
+        if count >= k || count + others.running.len() < k {
+            others.start(usize::MAX);
+        }
+    }
+    drop(others);
+    if !restored && fault == Fault::Late {
+        // Nobody else has it. It was late, not bad.
+        match target.read_again(bodies, out).await {
+            Ok(block) => return Ok(block.freeze()),
+            Err((late, buf)) => {
+                found.faults[0] = target.damage(wanted, late);
+                out = buf;
+            }
+        }
     }
     let row = target.row(k);
-    for damage in &found.faults {
+    for damage in found.faults.iter().filter(|damage| damage.fault.is_damage()) {
         report(*damage, Some(&row));
     }
     if restored {
@@ -158,26 +273,16 @@ pub(super) async fn recover(
 }
 
 impl Found {
-    /// Reads the blocks of `columns`, sorting out those that are known to be bad.
-    async fn read(&mut self, bodies: &Bodies, target: &Target<'_>, columns: &[usize], bufs: &mut Vec<Buf>) {
-        let k = usize::from(bodies.files.geometry().k);
-        let reads: Vec<Boxed<'_, (Result<(), Fault>, Buf)>> = columns
-            .iter()
-            .map(|&column| {
-                let buf = bufs.pop().expect("one buffer per column");
-                Box::pin(read_column(&bodies.files, target, column, buf)) as Boxed<'_, _>
-            })
-            .collect();
-        for (&column, (result, block)) in columns.iter().zip(join_all(reads).await) {
-            let checked = result.and_then(|()| match target.expected(column, k) {
-                Some(expected) => check(&block, expected),
-                None => Ok(()),
-            });
-            match checked {
-                Ok(()) if column < k => self.data.push((column, block)),
-                Ok(()) => self.parity.push((column, block)),
-                Err(fault) => self.faults.push(target.damage(column, fault)),
-            }
+    /// Sorts a block in, or out if it is known to be bad.
+    fn take(&mut self, target: &Target<'_>, column: usize, k: usize, result: Result<(), Fault>, block: Buf) {
+        let checked = result.and_then(|()| match target.expected(column, k) {
+            Some(expected) => check(&block, expected),
+            None => Ok(()),
+        });
+        match checked {
+            Ok(()) if column < k => self.data.push((column, block)),
+            Ok(()) => self.parity.push((column, block)),
+            Err(fault) => self.faults.push(target.damage(column, fault)),
         }
     }
 
@@ -239,21 +344,6 @@ impl Found {
 pub(super) fn check(block: &[u8], expected: u32) -> Result<(), Fault> {
     let got = crc32c(block);
     if got == expected { Ok(()) } else { Err(Fault::Checksum { got, expected }) }
-}
-
-/// Fills `buf` with the block of `column`.
-async fn read_column(
-    files: &ArenaFiles,
-    target: &Target<'_>,
-    column: usize,
-    buf: Buf,
-) -> (Result<(), Fault>, Buf) {
-    let Some((file, origin)) = files.locate(ExtentClass::Data, target.placement.columns[column]) else {
-        return (Err(Fault::Absent), buf);
-    };
-    debug_assert!(target.block.column_offset.is_multiple_of(BLOCK_LEN as u64));
-    let (result, buf) = file.read_at(buf, origin + target.block.column_offset).await;
-    (arrived(&result, buf.len()), buf)
 }
 
 /// Whether a finished read brought all of its `len` bytes.

@@ -301,13 +301,24 @@ impl DiskRead {
         }
     }
 
+    #[must_use]
+    pub(crate) fn is_late(&self) -> bool {
+        self.watch.late
+    }
+
+    /// Whether it was waited for longer than any read should take.
+    #[must_use]
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.age() >= LATE_MAX
+    }
+
     /// Whether others may be asked for what it was to bring.
     pub(crate) fn may_hedge(&self) -> bool {
         self.watch.reads.may_hedge(self.watch.disk, self.age())
     }
 
     /// How long it has been under way.
-    pub(crate) fn age(&self) -> Duration {
+    fn age(&self) -> Duration {
         self.watch.core.now().since(self.watch.started)
     }
 

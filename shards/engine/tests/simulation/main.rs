@@ -16,6 +16,7 @@ mod mutants;
 mod offline;
 mod rebuild;
 mod scrub;
+mod slow;
 mod survey;
 mod uploads;
 
@@ -90,6 +91,12 @@ fn a_failing_device_never_makes_an_acknowledgement_untrue() {
 fn a_full_disk_refuses_puts_alone_and_recovers_again_and_again() {
     let total = run_all(4, faults::full_disk);
     must_reach(total.refused > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn a_slow_disk_delays_no_read() {
+    let total = run_all(2, slow::slow_disk);
+    must_reach(total.verified > 0, &total);
 }
 
 #[test]

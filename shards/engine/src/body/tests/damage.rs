@@ -84,6 +84,8 @@ fn up_to_m_bad_columns_are_read_around() {
             let read = rig.read(&body, range.clone()).expect("reads");
             assert!(read == bytes[range.start as usize..range.end as usize]);
         }
+        // What was asked besides what sufficed.
+        rig.world.run_until_idle();
         assert_eq!(rig.core.arena().usage().used, 0);
     }
 }
@@ -167,7 +169,8 @@ fn absent_disks_are_read_around() {
     let body = rig.write(&bytes, None).expect("writes").body;
     rig.reopen(&[0, 3]);
     assert!(rig.read(&body, 0..body.len).expect("reads") == bytes);
-    assert!(rig.damages.take().iter().all(|damage| damage.fault == Fault::Absent));
+    assert!(rig.damages.borrow().is_empty(), "an absent disk is no damage");
+    assert!(rig.bodies.core.restored() > 0, "but it is counted");
     rig.reopen(&[0, 3, 4]);
     assert!(matches!(rig.read(&body, 0..body.len), Err(BodyError::Lost { .. })));
 }
@@ -175,11 +178,16 @@ fn absent_disks_are_read_around() {
 /// Recovering takes memory that read-ahead may hold; with several readers in a tight arena all of them end.
 #[test]
 fn recovery_in_a_small_arena_ends() {
-    for (seed, arena_len) in [(1, 7 * 65_536), (2, 9 * 65_536), (3, 1 << 20), (4, 2 << 20)] {
+    let lens = [7 * 65_536, 9 * 65_536, 1 << 20, 2 << 20];
+    for (seed, arena_len) in (0..8).zip(lens.into_iter().flat_map(|len| [len, len])) {
         let mut rig = Rig::new(seed, geometry(4, 2, 65_536), arena_len);
         let bytes = rig.bytes(700_000);
         let body = Rc::new(rig.write(&bytes, None).expect("writes").body);
-        harm_stripes(&mut rig, &body, 2);
+        if seed % 2 == 0 {
+            rig.reopen(&[1, 4]);
+        } else {
+            harm_stripes(&mut rig, &body, 2);
+        }
         let (core, bodies) = (rig.core.clone(), Rc::clone(&rig.bodies));
         let (places, on_damage) = (rig.lessor.places(), rig.on_damage());
         rig.world.run(async move {
@@ -197,6 +205,7 @@ fn recovery_in_a_small_arena_ends() {
                 assert!(task.await.expect("not cancelled").expect("reads") == bytes);
             }
         });
+        rig.world.run_until_idle();
         assert_eq!(rig.core.arena().usage().used, 0);
         assert_eq!(rig.bodies.core.budget.used(), 0);
     }
