@@ -54,6 +54,8 @@ pub struct Config {
     pub arena_len: usize,
     /// Shape to format a new deployment with; `None` lets the engine choose by the number of disks.
     pub erasure: Option<Shape>,
+    /// Missing disks are lost for good, whatever they might hold.
+    pub start_degraded: bool,
     pub region: Option<String>,
     /// Domains below which the first labels of a host name a bucket.
     pub domains: Vec<String>,
@@ -242,6 +244,7 @@ impl Config {
             memory_per_core,
             arena_len,
             erasure: raw.erasure,
+            start_degraded: raw.start_degraded.unwrap_or(false),
             region: raw.region,
             domains: raw.domains,
             tls,

@@ -148,7 +148,10 @@ pub fn run(config: Config) -> ExitCode {
 fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc<Shared>, StartError> {
     let disk_class = check_host(&config)?;
     for path in &config.disks {
-        create_disk(path)?;
+        // A deployment does without some of its disks; whether it can do without this one shows when it is opened.
+        if let Err(error) = create_disk(path) {
+            tracing::warn!("{error}");
+        }
     }
     let certificate = match &config.tls {
         None => None,

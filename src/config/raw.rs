@@ -43,6 +43,11 @@ pub struct RawConfig {
     #[arg(long, env = "BASALT_ERASURE", value_name = "K+M")]
     pub erasure: Option<Shape>,
 
+    /// Start although the missing disks might hold newer data: they are lost for good
+    #[arg(long, env = "BASALT_START_DEGRADED", num_args = 0..=1, default_missing_value = "true",
+          require_equals = true, value_name = "BOOL")]
+    pub start_degraded: Option<bool>,
+
     /// Region to report and to insist on in signatures [default: report us-east-1, accept any]
     #[arg(long, env = "BASALT_REGION", value_name = "NAME")]
     pub region: Option<String>,
@@ -127,6 +132,7 @@ impl RawConfig {
             shards: self.shards.or(other.shards),
             memory: self.memory.or(other.memory),
             erasure: self.erasure.or(other.erasure),
+            start_degraded: self.start_degraded.or(other.start_degraded),
             region: self.region.or(other.region),
             domains: if self.domains.is_empty() { other.domains } else { self.domains },
             tls_cert: self.tls_cert.or(other.tls_cert),

@@ -49,11 +49,20 @@ pub(super) fn resolve(given: Option<&Credentials>, disks: &[PathBuf]) -> Result<
     if let Some(given) = given {
         return Ok(RootCredentials { credentials: given.clone(), origin: Origin::Given });
     }
+    let mut first_problem = None;
     for disk in disks {
         let path = disk.join(FILE_NAME);
-        if let Some(credentials) = load(&path).map_err(|reason| (path.clone(), reason))? {
-            return Ok(RootCredentials { credentials, origin: Origin::Stored(path) });
+        match load(&path) {
+            Ok(Some(credentials)) => {
+                return Ok(RootCredentials { credentials, origin: Origin::Stored(path) });
+            }
+            Ok(None) => {}
+            // Another disk may have them.
+            Err(reason) => first_problem = first_problem.or(Some((path, reason))),
         }
+    }
+    if let Some(problem) = first_problem {
+        return Err(problem);
     }
     let generated = || -> Result<Credentials, getrandom::Error> {
         Ok(Credentials {
@@ -70,8 +79,18 @@ pub(super) fn resolve(given: Option<&Credentials>, disks: &[PathBuf]) -> Result<
 }
 
 impl RootCredentials {
-    /// Stores generated credentials on every disk, and gives the path on the first. Others are left alone.
+    /// Stores generated credentials on every disk, and gives the path on the first. Stored ones are put on disks that
+    /// lack them, as new ones do; given ones are left alone.
     pub(super) fn store(&self, disks: &[PathBuf]) -> Result<Option<PathBuf>, Problem> {
+        if let Origin::Stored(_) = self.origin {
+            for path in disks.iter().filter(|disk| disk.is_dir()).map(|disk| disk.join(FILE_NAME)) {
+                if matches!(load(&path), Ok(None))
+                    && let Err(error) = store(&path, &self.credentials)
+                {
+                    tracing::warn!(path = %path.display(), %error, "credentials not stored on this disk too");
+                }
+            }
+        }
         if self.origin != Origin::Generated {
             return Ok(None);
         }

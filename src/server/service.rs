@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use basalt_engine::deployment::LOCK_FILE;
+use basalt_engine::deployment::{LOCK_FILE, MissingDisks};
+use basalt_engine::extent::members::MemberState;
 use basalt_engine::request::{Reply, Request};
 use basalt_engine::{Deployment, Engine, FormatOptions, OpenError, ShardStats};
 use basalt_reactor::disk::DiskLock;
@@ -127,18 +128,24 @@ async fn lock_disks(core: &Core, config: &Config) -> Result<Vec<DiskLock>, Start
     let patience = core.now() + LOCK_WAIT_MAX;
     let mut locks = Vec::with_capacity(config.disks.len());
     for path in &config.disks {
-        let on_disk = |error| StartError::Disk { path: path.clone(), error };
-        let disk = Disk::open(core, path).map_err(on_disk)?;
-        locks.push(loop {
+        // What is wrong with a disk that cannot even be locked is for opening to judge: it may be one too many, or not.
+        let Ok(disk) = Disk::open(core, path) else { continue };
+        loop {
             match disk.lock(LOCK_FILE) {
-                Ok(lock) => break lock,
-                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(on_disk(error)),
+                Ok(lock) => {
+                    locks.push(lock);
+                    break;
+                }
+                Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                    tracing::warn!(path = %path.display(), %error, "the disk cannot be locked");
+                    break;
+                }
                 Err(_) if core.now() > patience => {
                     return Err(StartError::Deployment(OpenError::Locked { path: path.clone() }));
                 }
                 Err(_) => core.sleep(LOCK_POLL).await,
             }
-        });
+        }
     }
     Ok(locks)
 }
@@ -160,7 +167,9 @@ async fn deployment(core: &Core, shared: &Shared) -> Result<Arc<Deployment>, Sta
         erasure: config.erasure.map(|shape| (shape.data, shape.parity)),
         geometry: None,
     };
-    let prepared = Deployment::prepare(core, &config.disks, shared.disk_class, &options).await;
+    let missing = if config.start_degraded { MissingDisks::AreLost } else { MissingDisks::MayHaveGoneOn };
+    let prepared =
+        Deployment::prepare_without(core, &config.disks, shared.disk_class, &options, missing).await;
     let deployment = prepared.map_err(StartError::Deployment)?;
     Ok(Arc::clone(shared.deployment.get_or_init(|| deployment)))
 }
@@ -176,13 +185,17 @@ fn readiness(engine: &Engine) -> Readiness {
 
 fn redundancy(deployment: &Deployment) -> String {
     let geometry = &deployment.superblock.geometry;
-    match (geometry.m, deployment.paths.len()) {
+    let away = deployment.states().iter().filter(|&&state| state != MemberState::InSync).count();
+    match (geometry.m, deployment.disk_count()) {
         (0, 1) => "none: what is on the disk is lost with it".to_owned(),
         (0, disks) => format!("none: the data of {disks} disks is lost with any of them"),
+        (m, disks) if away == 0 => {
+            format!("{}+{m}: any {m} of the {disks} disks may fail, and nothing is lost or stops", geometry.k)
+        }
         (m, disks) => format!(
-            "{}+{m}: any {m} of the {disks} disks may be lost and every byte is still there; this version does not yet \
-             start without them",
-            geometry.k
+            "{}+{m}, DEGRADED: {away} of the {disks} disks missing or being rebuilt; {} more may fail",
+            geometry.k,
+            usize::from(m) - away
         ),
     }
 }

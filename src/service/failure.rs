@@ -70,7 +70,7 @@ fn answer_to(error: &EngineError) -> (S3Error, bool) {
         EngineError::Busy => {
             return (S3Error::new(ErrorCode::SlowDown).header(RETRY_AFTER, RETRY_AFTER_SECS), false);
         }
-        EngineError::Closed => ErrorCode::ServiceUnavailable,
+        EngineError::Closed | EngineError::MembersChanged => ErrorCode::ServiceUnavailable,
         EngineError::ShardFailed { .. } => return (ErrorCode::ServiceUnavailable.into(), true),
         EngineError::Body(error) => return answer_to_body(error),
         EngineError::Damaged(_) => return (ErrorCode::InternalError.into(), true),

@@ -5,6 +5,7 @@
 
 use basalt_engine::body::directory::{self, Content, DirectoryChunk, DirectoryEntry, Origin, Owner};
 use basalt_engine::checksum::crc32c;
+use basalt_engine::extent::members::MemberState;
 use basalt_engine::extent::{Column, DiskIndex, ExtentClass, ExtentId, Geometry, Placement};
 use basalt_engine::format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use basalt_engine::format::codec::{Decoder, Encoder};
@@ -12,7 +13,7 @@ use basalt_engine::format::frame;
 use basalt_engine::format::log_header::LogHeader;
 use basalt_engine::format::manifest::{ExtentEntry, Manifest};
 use basalt_engine::format::record::{InlineSpan, LiveDelta, Record};
-use basalt_engine::format::root::{LogPosition, Root};
+use basalt_engine::format::root::{LogPosition, Rebuild, Root};
 use basalt_engine::format::superblock::{
     CODE_REED_SOLOMON_SIMD, DiskClass, HASH_SIP13_128, HASH_SLOT_COUNT, Member, State, Superblock,
 };
@@ -176,8 +177,22 @@ fn superblock_sample() -> Superblock {
         slot_map: (0..HASH_SLOT_COUNT).map(|slot| (slot % 2) as u16).collect(),
         epoch: 9,
         members: vec![
-            Member { disk: [5; 16], class: DiskClass::Flash, epoch_last: 9 },
-            Member { disk: [3; 16], class: DiskClass::Rotational, epoch_last: 8 },
+            Member {
+                disk: [5; 16],
+                class: DiskClass::Flash,
+                state: MemberState::InSync,
+                own_filesystem: true,
+                epoch_last: 9,
+                joined: 1,
+            },
+            Member {
+                disk: [3; 16],
+                class: DiskClass::Rotational,
+                state: MemberState::Behind,
+                own_filesystem: false,
+                epoch_last: 8,
+                joined: 9,
+            },
         ],
     }
 }
@@ -194,6 +209,7 @@ fn root_sample() -> Root {
         log: LogPosition { extent: ExtentId(9), offset: 8192, sequence: 40, previous: [6; 16] },
         next_extent: 10,
         clock_floor: 123,
+        rebuilds: vec![Rebuild { disk: DiskIndex(1), joined: 3, next: ExtentId(2), until: ExtentId(9) }],
     }
 }
 

@@ -76,7 +76,8 @@ impl Shelf {
             data_slot_len: 4096,
             table_slot_len: SLOT_LEN,
         };
-        let files = ArenaFiles::new(geometry, vec![Some(DiskFiles { log, data, table })]);
+        let files = DiskFiles { root: log.clone(), log, data, table, disk: disk.clone() };
+        let files = ArenaFiles::new(geometry, vec![Some(files)]);
         let slots: Rc<Slots> = Rc::default();
         let config = IndexConfig { cache_len: 1 << 30, ..IndexConfig::default() };
         let allocator = Rc::clone(&slots) as Rc<dyn TableAllocator>;

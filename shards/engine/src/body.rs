@@ -131,6 +131,12 @@ impl Bodies {
         self.files.geometry()
     }
 
+    /// For whom directory chunks are written, and with which seal.
+    #[must_use]
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// The syncs of this core on the shard's data files.
     #[must_use]
     pub fn syncs(&self) -> &SyncGroup {

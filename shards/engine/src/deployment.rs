@@ -4,6 +4,8 @@
 //! Ready; a crash in between leaves disks that were never of use and are formatted anew. Opening takes the locks, reads what
 //! each disk says it is, and starts a new epoch that is durable on every member before any shard serves.
 
+mod open;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -13,6 +15,7 @@ use basalt_reactor::{Core, Disk, File, WriteMode};
 
 use crate::body::layout::STRIP_LEN_MAX;
 use crate::extent::flushes::Flushes;
+use crate::extent::members::MemberState;
 use crate::extent::{ExtentId, Geometry};
 use crate::format::frame::FrameError;
 use crate::format::root::{LogPosition, ROOT_COPY_LEN, Root};
@@ -36,6 +39,28 @@ pub fn shard_file(shard: u16, kind: &str) -> String {
 /// Names a fresh directory may hold without being somebody else's.
 const HARMLESS: [&str; 2] = ["lost+found", LOCK_FILE];
 
+/// What to think of disks that are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingDisks {
+    /// They may hold newer data if they are enough to have gone on alone.
+    MayHaveGoneOn,
+    /// The operator says that they are lost for good.
+    AreLost,
+}
+
+/// A member that cannot be counted on, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    pub disk: usize,
+    pub reason: String,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "disk {} {}", self.disk, self.reason)
+    }
+}
+
 /// How a new deployment is laid out. `None` leaves the choice to the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct FormatOptions {
@@ -50,8 +75,12 @@ pub struct FormatOptions {
 #[derive(Clone, Debug)]
 pub struct Deployment {
     pub superblock: Superblock,
-    /// Path of each member, in member order.
-    pub paths: Vec<PathBuf>,
+    /// Path of each member that is there, in member order.
+    pub paths: Vec<Option<PathBuf>>,
+    /// Sequence of each member's superblock.
+    pub(crate) sequences: Vec<u64>,
+    /// Paths where no member was found; one that is missing may turn up there.
+    pub unclaimed: Vec<PathBuf>,
     /// It was formatted just now.
     pub fresh: bool,
     /// Made by the first core that starts.
@@ -100,16 +129,19 @@ pub enum OpenError {
         path: PathBuf,
         other: PathBuf,
     },
-    /// Some disks are empty, others belong to a deployment.
-    Incomplete {
-        missing: Vec<usize>,
-        empty: Vec<PathBuf>,
-    },
-    /// A disk that was away while others went on.
-    Stale {
+    /// A disk that another one has taken the place of.
+    Replaced {
         path: PathBuf,
-        epoch: u64,
-        newest: u64,
+    },
+    /// Fewer disks are there than it takes to read everything.
+    TooFew {
+        in_sync: usize,
+        needed: usize,
+        missing: Vec<Missing>,
+    },
+    /// The missing disks were enough to go on without those that are there.
+    MayHaveGoneOn {
+        missing: Vec<Missing>,
     },
     /// The number of disks does not fit any layout, or not the one asked for.
     Layout(String),
@@ -145,18 +177,20 @@ impl std::fmt::Display for OpenError {
             OpenError::Duplicate { path, other } => {
                 write!(f, "{} and {} are the same disk", path.display(), other.display())
             }
-            OpenError::Incomplete { missing, empty } => {
-                write!(f, "the deployment lacks its disks {missing:?}")?;
-                for path in empty {
-                    write!(f, "; {} is empty", path.display())?;
-                }
-                Ok(())
-            }
-            OpenError::Stale { path, epoch, newest } => write!(
+            OpenError::Replaced { path } => write!(
                 f,
-                "{} was away: it has epoch {epoch}, the others have {newest}; it must be resynced before it counts",
+                "{} was replaced by another disk and is no member any more; take it away or empty it",
                 path.display()
             ),
+            OpenError::TooFew { in_sync, needed, missing } => {
+                write!(f, "{in_sync} disks hold all they should, {needed} are needed")?;
+                missing.iter().try_for_each(|missing| write!(f, "; {missing}"))
+            }
+            OpenError::MayHaveGoneOn { missing } => {
+                write!(f, "the missing disks may hold newer data than those that are there")?;
+                missing.iter().try_for_each(|missing| write!(f, "; {missing}"))?;
+                write!(f, "; if they are lost for good, start with --start-degraded")
+            }
             OpenError::Layout(reason) => f.write_str(reason),
         }
     }
@@ -207,7 +241,19 @@ pub fn geometry_for(k: u8, m: u8, capacity: u64, class: DiskClass, shard_count: 
 impl Deployment {
     /// What `core_count` cores know of each other's flushes; they all give the same number.
     pub(crate) fn flushes(&self, core_count: u16) -> Arc<Flushes> {
-        Arc::clone(self.flushes.get_or_init(|| Flushes::new(self.paths.len(), core_count)))
+        Arc::clone(self.flushes.get_or_init(|| Flushes::new(self.disk_count(), core_count)))
+    }
+
+    /// Disks of the set, there or not.
+    #[must_use]
+    pub fn disk_count(&self) -> usize {
+        self.superblock.members.len()
+    }
+
+    /// The members as they were when the deployment was opened.
+    #[must_use]
+    pub fn states(&self) -> Vec<MemberState> {
+        self.superblock.members.iter().map(|member| member.state).collect()
     }
 
     /// Formats empty disks or opens formatted ones, and makes a new epoch durable on all of them. The caller holds the
@@ -221,17 +267,40 @@ impl Deployment {
         class: DiskClass,
         options: &FormatOptions,
     ) -> Result<Arc<Deployment>, OpenError> {
+        Deployment::prepare_without(core, paths, class, options, MissingDisks::MayHaveGoneOn).await
+    }
+
+    /// As [`Deployment::prepare`], knowing what to think of disks that are missing.
+    ///
+    /// # Errors
+    /// As [`Deployment::prepare`].
+    pub async fn prepare_without(
+        core: &Core,
+        paths: &[PathBuf],
+        class: DiskClass,
+        options: &FormatOptions,
+        missing: MissingDisks,
+    ) -> Result<Arc<Deployment>, OpenError> {
         let mut disks = Vec::with_capacity(paths.len());
+        let mut unreachable = Vec::new();
         for path in paths {
-            let disk = Disk::open(core, path).map_err(|error| on(path, error))?;
-            let state = inspect(core, &disk).await.map_err(|error| on(path, error))?;
-            disks.push((path.clone(), disk, state));
+            let found = match Disk::open(core, path) {
+                Ok(disk) => inspect(core, &disk).await.map(|state| (disk, state)),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok((disk, state)) => disks.push((path.clone(), disk, state)),
+                Err(error) => unreachable.push((path.clone(), error)),
+            }
+        }
+        if disks.iter().any(|(_, _, state)| is_ready(state)) {
+            let mut opening = open::Opening::new(core, disks, unreachable, class, missing)?;
+            return opening.open().await.map(Arc::new);
+        }
+        if let Some((path, error)) = unreachable.pop() {
+            return Err(on(&path, error));
         }
         refuse_strangers(&disks)?;
-        let formatted = disks.iter().any(|(_, _, state)| is_ready(state));
-        if formatted {
-            return open(core, disks).await.map(Arc::new);
-        }
         format(core, disks, class, options).await.map(Arc::new)
     }
 }
@@ -313,80 +382,7 @@ fn is_own(name: &str) -> bool {
     })
 }
 
-async fn open(core: &Core, disks: Vec<(PathBuf, Disk, DiskState)>) -> Result<Deployment, OpenError> {
-    let mut members: Vec<Option<(PathBuf, Disk, Superblock)>> = Vec::new();
-    let mut empty = Vec::new();
-    let mut first: Option<(PathBuf, [u8; 16])> = None;
-    for (path, disk, state) in disks {
-        let DiskState::Ours(superblock) = state else {
-            empty.push(path);
-            continue;
-        };
-        match &first {
-            None => first = Some((path.clone(), superblock.set)),
-            Some((other, set)) if *set != superblock.set => {
-                return Err(OpenError::Mixed { path, other: other.clone() });
-            }
-            Some(_) => {}
-        }
-        members.resize_with(superblock.members.len().max(members.len()), || None);
-        let index = usize::from(superblock.disk_index);
-        if let Some((other, ..)) = &members[index] {
-            return Err(OpenError::Duplicate { path, other: other.clone() });
-        }
-        members[index] = Some((path, disk, *superblock));
-    }
-    let missing = (0..members.len()).filter(|&index| members[index].is_none()).collect::<Vec<_>>();
-    if !missing.is_empty() || !empty.is_empty() {
-        return Err(OpenError::Incomplete { missing, empty });
-    }
-    let members = members.into_iter().flatten().collect::<Vec<_>>();
-    let newest = members.iter().map(|(_, _, superblock)| superblock.epoch).max().unwrap_or(0);
-    for (path, _, superblock) in &members {
-        // A new epoch is durable on every member before anything is acknowledged in it; so a disk one epoch behind only
-        // missed an opening that never served.
-        if superblock.epoch + 1 < newest {
-            return Err(OpenError::Stale { path: path.clone(), epoch: superblock.epoch, newest });
-        }
-    }
-    let mut current = members
-        .iter()
-        .map(|(_, _, superblock)| superblock)
-        .max_by_key(|superblock| superblock.epoch)
-        .cloned()
-        .ok_or_else(|| OpenError::Layout("no disk was given".to_owned()))?;
-    // What was read may lie in a drive's cache alone, left there by a killed process. The copy that is overwritten next must
-    // not be all that a power cut leaves.
-    for (path, disk, _) in &members {
-        let file = disk.open_file(SUPERBLOCK_FILE).map_err(|error| on(path, error))?;
-        file.sync().await.map_err(|error| on(path, error))?;
-    }
-    // Two steps, so that however often this is cut off, no two disks are ever more than one epoch apart.
-    let behind = members.iter().map(|(_, _, superblock)| superblock.epoch < newest).collect::<Vec<_>>();
-    let mut sequences = members.iter().map(|(_, _, superblock)| superblock.sequence).collect::<Vec<_>>();
-    for (epoch, step) in [(newest, behind), (newest + 1, vec![true; members.len()])] {
-        current.epoch = epoch;
-        for member in &mut current.members {
-            member.epoch_last = epoch;
-        }
-        for (index, (path, disk, own)) in members.iter().enumerate().filter(|&(index, _)| step[index]) {
-            sequences[index] += 1;
-            let superblock = Superblock {
-                sequence: sequences[index],
-                state: State::Ready,
-                disk: own.disk,
-                disk_index: u8::try_from(index).expect("a set has at most 20 disks"),
-                ..current.clone()
-            };
-            let file = disk.open_file(SUPERBLOCK_FILE).map_err(|error| on(path, error))?;
-            write_superblock(core, &file, &superblock).await.map_err(|error| on(path, error))?;
-        }
-    }
-    let paths = members.into_iter().map(|(path, ..)| path).collect();
-    Ok(Deployment { superblock: current, paths, fresh: false, flushes: OnceLock::new() })
-}
-
-async fn write_superblock(core: &Core, file: &File, superblock: &Superblock) -> io::Result<()> {
+pub(crate) async fn write_superblock(core: &Core, file: &File, superblock: &Superblock) -> io::Result<()> {
     let bytes = superblock.encode();
     let mut buf = core.arena().alloc(bytes.len()).await;
     buf.set_len(bytes.len());
@@ -406,8 +402,17 @@ async fn format(
     if shard_count == 0 || usize::from(shard_count) > SHARD_COUNT_MAX {
         return Err(OpenError::Layout(format!("{shard_count} shards; 1 to {SHARD_COUNT_MAX} are possible")));
     }
-    let members =
-        disks.iter().map(|_| Member { disk: random_id(core), class, epoch_last: 1 }).collect::<Vec<_>>();
+    let mut members = Vec::with_capacity(disks.len());
+    for (path, disk, _) in &disks {
+        members.push(Member {
+            disk: random_id(core),
+            class,
+            state: MemberState::InSync,
+            own_filesystem: disk.own_filesystem().map_err(|error| on(path, error))?,
+            epoch_last: 1,
+            joined: 1,
+        });
+    }
     let superblock = Superblock {
         sequence: 1,
         state: State::Formatting,
@@ -446,11 +451,17 @@ async fn format(
             write_superblock(core, &files[index], &ready).await.map_err(|error| on(path, error))?;
         }
     }
-    let paths = disks.into_iter().map(|(path, ..)| path).collect();
-    Ok(Deployment { superblock: own(0, 3, State::Ready), paths, fresh: true, flushes: OnceLock::new() })
+    Ok(Deployment {
+        superblock: own(0, 3, State::Ready),
+        sequences: vec![3; disks.len()],
+        paths: disks.into_iter().map(|(path, ..)| Some(path)).collect(),
+        unclaimed: Vec::new(),
+        fresh: true,
+        flushes: OnceLock::new(),
+    })
 }
 
-fn random_id(core: &Core) -> [u8; 16] {
+pub(crate) fn random_id(core: &Core) -> [u8; 16] {
     let mut id = [0; 16];
     core.fill_random(&mut id);
     id
@@ -488,7 +499,7 @@ fn layout(
 }
 
 /// Writes everything a disk needs before it can be marked ready; anything left of an earlier attempt is replaced.
-async fn format_disk(core: &Core, disk: &Disk, superblock: &Superblock) -> io::Result<File> {
+pub(crate) async fn format_disk(core: &Core, disk: &Disk, superblock: &Superblock) -> io::Result<File> {
     for name in disk.list()? {
         if name == SUPERBLOCK_FILE || is_own(&name) {
             disk.remove_file(&name)?;
@@ -527,6 +538,7 @@ fn first_root(superblock: &Superblock, shard: u16) -> Root {
         log: LogPosition { extent: ExtentId(0), offset: 0, sequence: 1, previous: [0; 16] },
         next_extent: 1,
         clock_floor: 0,
+        rebuilds: Vec::new(),
     }
 }
 

@@ -7,21 +7,25 @@
 mod body;
 mod buckets;
 mod damage;
+mod membership;
 pub mod objects;
 mod uploads;
 mod write;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use basalt_reactor::disk::DiskLock;
 use basalt_reactor::mesh::{Incoming, Port};
 use basalt_reactor::{Core, CoreId, Disk};
 
 pub use self::body::{BodyReader, ObjectReader};
 use self::damage::{Reports, note_damage};
+use self::membership::Membership;
 pub use self::write::{BodyWriter, WrittenBody};
 use crate::body::budget::{BudgetUse, Permit};
 use crate::body::directory::Origin;
@@ -30,8 +34,9 @@ use crate::buckets::Buckets;
 use crate::deployment::{Deployment, shard_file};
 use crate::error::EngineError;
 use crate::extent::flushes::CoreFlushes;
+use crate::extent::members::{MemberState, Members};
 use crate::extent::reads::{DiskReads, ReadCounts};
-use crate::extent::{ArenaFiles, DiskFiles};
+use crate::extent::{ArenaFiles, DiskFiles, DiskIndex};
 use crate::request::{Ask, Reply, Request};
 use crate::shard::recovery::{Recovered, ShardContext};
 use crate::shard::{Shard, ShardStats};
@@ -57,8 +62,16 @@ struct Inner {
     core_count: u16,
     port: Port<Request, Reply>,
     /// The shards this core runs.
-    shards: BTreeMap<u16, Rc<Shard>>,
-    access: Vec<ShardAccess>,
+    shards: RefCell<BTreeMap<u16, Rc<Shard>>>,
+    /// By shard, once all of this core's are open.
+    access: OnceCell<Vec<ShardAccess>>,
+    /// The files of every shard, as this core opened them.
+    files: RefCell<Vec<Rc<ArenaFiles>>>,
+    members: Rc<Members>,
+    /// What makes epochs; on the first core.
+    membership: Option<Membership>,
+    /// Locks of disks that joined while this core ran.
+    locks: RefCell<Vec<DiskLock>>,
     body_core: Rc<BodyCore>,
     reads: Rc<DiskReads>,
     buckets: Rc<Buckets>,
@@ -67,7 +80,7 @@ struct Inner {
     /// Whether every core has been told of the buckets of this core's shards.
     buckets_told: Cell<bool>,
     told: Event,
-    recovered: Vec<(u16, Recovered)>,
+    recovered: OnceCell<Vec<(u16, Recovered)>>,
     damage: Rc<RefCell<Vec<Damage>>>,
     /// Blocks whose checksum did not match.
     corrupt: Rc<Cell<u64>>,
@@ -95,25 +108,62 @@ impl Engine {
         port: Port<Request, Reply>,
     ) -> Result<Engine, EngineError> {
         let superblock = &deployment.superblock;
-        let buckets = Rc::new(Buckets::default());
-        let mut disks = Vec::with_capacity(deployment.paths.len());
-        for path in &deployment.paths {
-            let disk = Disk::open(core, path).map_err(|error| at(&path.display(), &error))?;
-            disks.push(Some(disk));
+        let members = Members::new(superblock.epoch, deployment.states());
+        members.set_excluder(membership::excluder(&port));
+        let inner = Rc::new(Inner {
+            core: core.clone(),
+            core_count,
+            port,
+            shards: RefCell::default(),
+            access: OnceCell::new(),
+            files: RefCell::default(),
+            membership: (core.id() == CoreId(0)).then(|| Membership::new(&deployment)),
+            members,
+            locks: RefCell::default(),
+            body_core: BodyCore::new(core.clone(), &superblock.geometry),
+            reads: DiskReads::new(&superblock.geometry, deployment.disk_count()),
+            buckets: Rc::new(Buckets::default()),
+            bucket_locks: Rc::default(),
+            buckets_told: Cell::new(false),
+            told: Event::default(),
+            recovered: OnceCell::new(),
+            damage: Rc::default(),
+            corrupt: Rc::default(),
+            deployment,
+        });
+        let engine = Engine { inner };
+        // Before the shards open: a disk may have to be taken out under them.
+        core.spawn(engine.clone().pump());
+        engine.open_shards().await?;
+        engine.share_buckets().await?;
+        engine.inner.buckets_told.set(true);
+        engine.inner.told.notify();
+        engine.await_buckets().await?;
+        engine.rebuild_disks_behind();
+        if engine.inner.membership.is_some() {
+            core.spawn(engine.clone().watch_members());
         }
-        let body_core = BodyCore::new(core.clone(), &superblock.geometry);
-        let flushes = CoreFlushes::new(deployment.flushes(core_count), core.id());
-        let reads = DiskReads::new(&superblock.geometry, disks.len());
-        let damage = Rc::default();
-        let corrupt = Rc::default();
+        Ok(engine)
+    }
+
+    /// Opens this core's shards, and the files of all.
+    async fn open_shards(&self) -> Result<(), EngineError> {
+        let Inner { core, deployment, core_count, port, members, reads, .. } = &*self.inner;
+        let superblock = &deployment.superblock;
+        let mut disks = Vec::with_capacity(deployment.disk_count());
+        for path in &deployment.paths {
+            let open = |path: &PathBuf| Disk::open(core, path).map_err(|error| at(&path.display(), &error));
+            disks.push(path.as_ref().map(open).transpose()?);
+        }
+        let flushes = CoreFlushes::new(deployment.flushes(*core_count), core.id());
         let reports = Reports::new(core.clone(), port.clone());
         let mut access = Vec::new();
-        let mut shards = BTreeMap::new();
         let mut recovered = Vec::new();
-        let owned = (0..superblock.shard_count).filter(|&id| owner_of(id, core_count) == core.id()).count();
+        let owned = (0..superblock.shard_count).filter(|&id| owner_of(id, *core_count) == core.id()).count();
         for id in 0..superblock.shard_count {
-            let owner = owner_of(id, core_count);
-            let files = open_files(&deployment, &disks, id, &flushes, &reads)?;
+            let owner = owner_of(id, *core_count);
+            let files = open_files(deployment, &disks, id, members, &flushes, reads)?;
+            self.inner.files.borrow_mut().push(Rc::clone(&files));
             if owner == core.id() {
                 let context = ShardContext {
                     core: core.clone(),
@@ -122,50 +172,30 @@ impl Engine {
                     epoch: superblock.epoch,
                     shard_count: superblock.shard_count,
                     files: Rc::clone(&files),
-                    disks: disks.clone(),
-                    roots: open_roots(&deployment, &disks, id)?,
-                    buckets: Rc::clone(&buckets),
+                    buckets: Rc::clone(&self.inner.buckets),
                     // The arena is the other half of a core's memory.
                     memory: core.arena().usage().capacity / owned,
                 };
                 let (shard, found) = Shard::open(context).await?;
-                shards.insert(id, shard);
+                self.inner.shards.borrow_mut().insert(id, shard);
                 recovered.push((id, found));
             }
             let lessor = Rc::new(MeshLessor { core: core.clone(), port: port.clone(), owner, shard: id });
             let origin = Origin { shard: id, epoch: superblock.epoch, secret: superblock.hash_seed };
-            let bodies = Bodies::new(Rc::clone(&body_core), files, lessor, origin);
-            let own = shards.get(&id).cloned();
+            let bodies = Bodies::new(Rc::clone(&self.inner.body_core), files, lessor, origin);
+            let own = self.own_shard(id);
             if let Some(own) = &own {
                 core.spawn(Rc::clone(own).run_repairs(Rc::clone(&bodies)));
+                let tell = membership::tell_rebuilt(port, id);
+                core.spawn(Rc::clone(own).run_rebuilds(Rc::clone(&bodies), tell));
             }
-            let on_damage = reports.clone().for_shard(id, owner, own, note_damage(&damage, &corrupt));
+            let note = note_damage(&self.inner.damage, &self.inner.corrupt);
+            let on_damage = reports.clone().for_shard(id, owner, own, note);
             access.push(ShardAccess { owner, bodies, on_damage });
         }
-        let inner = Rc::new(Inner {
-            core: core.clone(),
-            deployment,
-            core_count,
-            port,
-            shards,
-            access,
-            body_core,
-            reads,
-            buckets,
-            bucket_locks: Rc::default(),
-            buckets_told: Cell::new(false),
-            told: Event::default(),
-            recovered,
-            damage,
-            corrupt,
-        });
-        let engine = Engine { inner };
-        core.spawn(engine.clone().pump());
-        engine.share_buckets().await?;
-        engine.inner.buckets_told.set(true);
-        engine.inner.told.notify();
-        engine.await_buckets().await?;
-        Ok(engine)
+        let first = self.inner.access.set(access).is_ok() && self.inner.recovered.set(recovered).is_ok();
+        debug_assert!(first, "shards are opened once");
+        Ok(())
     }
 
     /// Answers the mesh, each request in a task of its own.
@@ -175,7 +205,7 @@ impl Engine {
             match request {
                 Request::Shard { shard, ask } => {
                     // Dropped unanswered when the shard is not here: a caller with another map, which is a bug there.
-                    let Some(shard) = self.inner.shards.get(&shard).cloned() else { continue };
+                    let Some(shard) = self.own_shard(shard) else { continue };
                     self.inner.core.spawn(async move { reply.send(shard.serve(ask).await) });
                 }
                 Request::ChangeBucket(change) => {
@@ -195,10 +225,39 @@ impl Engine {
                 }
                 Request::BucketGone(id) => {
                     self.inner.buckets.remove(id);
-                    for shard in self.inner.shards.values() {
+                    for shard in self.inner.shards.borrow().values() {
                         shard.unfence(id);
                     }
                     reply.send(Reply::Done(Ok(())));
+                }
+                Request::Exclude { disk, reason } => {
+                    let engine = self.clone();
+                    self.inner.core.spawn(async move {
+                        reply.send(Reply::Excluded(engine.exclude(disk, &reason).await));
+                    });
+                }
+                Request::MembersChanged { epoch, states } => {
+                    self.install_members(epoch, &states);
+                    reply.send(Reply::Done(Ok(())));
+                }
+                Request::OpenDisk { disk, path } => {
+                    let engine = self.clone();
+                    self.inner.core.spawn(async move {
+                        reply.send(Reply::Done(engine.open_disk(disk, &path).await));
+                    });
+                }
+                Request::Rebuild { disk, joined } => {
+                    for shard in self.inner.shards.borrow().values() {
+                        shard.begin_rebuild(disk, joined);
+                    }
+                    reply.send(Reply::Done(Ok(())));
+                }
+                Request::Rebuilt { shard, disk, joined } => {
+                    let engine = self.clone();
+                    self.inner.core.spawn(async move {
+                        engine.note_rebuilt(shard, disk, joined).await;
+                        reply.send(Reply::Done(Ok(())));
+                    });
                 }
             }
         }
@@ -223,7 +282,7 @@ impl Engine {
     /// What recovery found in each shard of this core.
     #[must_use]
     pub fn recovered(&self) -> &[(u16, Recovered)] {
-        &self.inner.recovered
+        self.inner.recovered.get().map_or(&[], Vec::as_slice)
     }
 
     /// Reserves `len` bytes of memory for a request that is not about one body; they are given back when the result is
@@ -245,14 +304,22 @@ impl Engine {
     /// Gauges of the shards this core runs.
     #[must_use]
     pub fn stats(&self) -> Vec<(u16, ShardStats)> {
-        self.inner.shards.iter().map(|(&id, shard)| (id, shard.stats())).collect()
+        self.inner.shards.borrow().iter().map(|(&id, shard)| (id, shard.stats())).collect()
     }
 
     /// Whether every shard of this core takes writes, and how many more disks may fail before data is lost.
     #[must_use]
     pub fn failures_tolerated(&self) -> Option<u8> {
-        let healthy = self.inner.shards.values().all(|shard| shard.check_healthy().is_ok());
-        healthy.then_some(self.inner.deployment.superblock.geometry.m)
+        let healthy = self.inner.shards.borrow().values().all(|shard| shard.check_healthy().is_ok());
+        let k = usize::from(self.inner.deployment.superblock.geometry.k);
+        let spare = self.inner.members.in_sync().checked_sub(k)?;
+        healthy.then_some(u8::try_from(spare).expect("a set has at most 20 disks"))
+    }
+
+    /// The state of every member, as this core knows it.
+    #[must_use]
+    pub fn members(&self) -> Vec<MemberState> {
+        self.inner.members.states()
     }
 
     /// What late disks have cost this core's reads so far.
@@ -281,8 +348,8 @@ impl Engine {
 
     /// Verifies everything at rest in this core's shards, over and over, each time within `deadline`. To be called once.
     pub fn start_scrub(&self, deadline: Duration) {
-        for (&id, shard) in &self.inner.shards {
-            let bodies = Rc::clone(&self.inner.access[usize::from(id)].bodies);
+        for (&id, shard) in self.inner.shards.borrow().iter() {
+            let bodies = Rc::clone(&self.access(id).bodies);
             self.inner.core.spawn(Rc::clone(shard).run_scrub(bodies, deadline));
         }
     }
@@ -310,6 +377,7 @@ impl Engine {
         let running: Vec<_> = self
             .inner
             .shards
+            .borrow()
             .values()
             .map(|shard| {
                 let shard = Rc::clone(shard);
@@ -335,17 +403,22 @@ impl Engine {
     }
 
     /// The shard, if this core runs it: then nobody needs to be asked over the mesh.
-    fn own_shard(&self, shard: u16) -> Option<&Rc<Shard>> {
-        self.inner.shards.get(&shard)
+    fn own_shard(&self, shard: u16) -> Option<Rc<Shard>> {
+        self.inner.shards.borrow().get(&shard).cloned()
+    }
+
+    /// How bodies of `shard` are moved.
+    fn access(&self, shard: u16) -> &ShardAccess {
+        &self.inner.access.get().expect("shards are open before anybody asks")[usize::from(shard)]
     }
 
     async fn ask(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
-        if let Some(own) = self.own_shard(shard).cloned() {
+        if let Some(own) = self.own_shard(shard) {
             // A task, as on another core: what a shard began it ends, whether or not the caller still waits.
             let task = self.inner.core.spawn(async move { own.serve(ask).await });
             return task.await.ok_or(EngineError::Closed);
         }
-        let owner = self.inner.access[usize::from(shard)].owner;
+        let owner = self.access(shard).owner;
         self.inner.port.call(owner, Request::Shard { shard, ask }).await.map_err(|_| EngineError::Closed)
     }
 
@@ -362,7 +435,7 @@ impl Engine {
 
     /// Tells a shard without waiting; for what must also work while something is dropped.
     fn tell(&self, shard: u16, ask: Ask) {
-        let owner = self.inner.access[usize::from(shard)].owner;
+        let owner = self.access(shard).owner;
         self.inner.port.notify(owner, Request::Shard { shard, ask });
     }
 }
@@ -380,37 +453,33 @@ fn open_files(
     deployment: &Deployment,
     disks: &[Option<Disk>],
     shard: u16,
+    members: &Rc<Members>,
     flushes: &Rc<CoreFlushes>,
     reads: &Rc<DiskReads>,
 ) -> Result<Rc<ArenaFiles>, EngineError> {
     let mut files = Vec::with_capacity(disks.len());
-    for disk in disks {
-        let Some(disk) = disk else {
-            files.push(None);
-            continue;
-        };
-        let open = |kind| {
-            let name = shard_file(shard, kind);
-            disk.open_file(&name).map_err(|error| at(&name, &error))
-        };
-        files.push(Some(DiskFiles { log: open("log")?, data: open("data")?, table: open("table")? }));
+    for (disk, index) in disks.iter().zip(0..) {
+        let is_out = members.state(DiskIndex(index)) == MemberState::Out;
+        let disk = disk.as_ref().filter(|_| !is_out);
+        files.push(disk.map(|disk| open_disk_files(disk, shard)).transpose()?);
     }
-    Ok(ArenaFiles::sharing(deployment.superblock.geometry, files, Rc::clone(flushes), Rc::clone(reads)))
+    let geometry = deployment.superblock.geometry;
+    Ok(ArenaFiles::of_members(geometry, files, Rc::clone(members), Rc::clone(flushes), Rc::clone(reads)))
 }
 
-fn open_roots(
-    deployment: &Deployment,
-    disks: &[Option<Disk>],
-    shard: u16,
-) -> Result<Vec<Option<basalt_reactor::File>>, EngineError> {
-    debug_assert_eq!(disks.len(), deployment.superblock.members.len());
-    let name = shard_file(shard, "root");
-    disks
-        .iter()
-        .map(|disk| {
-            disk.as_ref().map(|disk| disk.open_file(&name)).transpose().map_err(|error| at(&name, &error))
-        })
-        .collect()
+/// The files of a shard on one disk.
+fn open_disk_files(disk: &Disk, shard: u16) -> Result<DiskFiles, EngineError> {
+    let open = |kind| {
+        let name = shard_file(shard, kind);
+        disk.open_file(&name).map_err(|error| at(&name, &error))
+    };
+    Ok(DiskFiles {
+        root: open("root")?,
+        log: open("log")?,
+        data: open("data")?,
+        table: open("table")?,
+        disk: disk.clone(),
+    })
 }
 
 /// The owning shard as a writer on this core sees it.

@@ -26,6 +26,8 @@ pub enum EngineError {
         shard: u16,
         reason: String,
     },
+    /// A disk was taken out of the set in the middle of it; what was asked for can be tried again without that disk.
+    MembersChanged,
     /// The core's memory is spent, and was for as long as a request may wait for it.
     Busy,
     /// The core that owns the shard is shutting down.
@@ -49,6 +51,7 @@ impl std::fmt::Display for EngineError {
             EngineError::ShardFailed { shard, reason } => {
                 write!(f, "shard {shard} takes no writes: {reason}")
             }
+            EngineError::MembersChanged => write!(f, "a disk was taken out of the set meanwhile"),
             EngineError::Busy => write!(f, "memory is spent"),
             EngineError::Closed => write!(f, "the engine is closing"),
             EngineError::Body(error) => write!(f, "{error}"),
@@ -73,6 +76,7 @@ impl From<IndexError> for EngineError {
     fn from(error: IndexError) -> EngineError {
         match error {
             IndexError::NoSpace(_) => EngineError::NoSpace,
+            IndexError::Out { .. } => EngineError::MembersChanged,
             other => EngineError::Damaged(other.to_string()),
         }
     }

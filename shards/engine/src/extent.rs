@@ -6,17 +6,20 @@
 
 pub mod flushes;
 pub mod latency;
+pub mod members;
 pub mod reads;
 pub(crate) mod replicas;
 pub(crate) mod table;
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
 use basalt_reactor::disk::BLOCK_LEN;
-use basalt_reactor::{Buf, Core, CoreId, File, Slice};
+use basalt_reactor::{Buf, Core, CoreId, Disk, File, Slice};
 
 use self::flushes::{CoreFlushes, FlushMark, Flushes};
+use self::members::{MemberState, Members, Outcome};
 use self::reads::DiskReads;
 use crate::body::DeviceError;
 
@@ -93,25 +96,38 @@ impl Geometry {
     }
 }
 
-/// The arena files of one shard, opened by one core: for each member disk one file per class. A disk that is absent
-/// has none.
+/// The files of one shard on all members, opened by one core: for each disk a root file and one arena file per class. A disk
+/// that is out has none.
 pub struct ArenaFiles {
     geometry: Geometry,
     /// Indexed by disk.
-    disks: Vec<Option<DiskFiles>>,
+    disks: RefCell<Vec<Option<Rc<DiskFiles>>>>,
+    members: Rc<Members>,
     flushes: Rc<CoreFlushes>,
     reads: Rc<DiskReads>,
 }
 
-/// One disk's three arena files of a shard.
+/// One disk's files of a shard.
 pub struct DiskFiles {
+    pub disk: Disk,
+    pub root: File,
     pub log: File,
     pub data: File,
     pub table: File,
 }
 
+impl DiskFiles {
+    pub(crate) fn of_class(&self, class: ExtentClass) -> &File {
+        match class {
+            ExtentClass::Log => &self.log,
+            ExtentClass::Data => &self.data,
+            ExtentClass::Table => &self.table,
+        }
+    }
+}
+
 impl ArenaFiles {
-    /// The files of a core that no other shares the disks with.
+    /// The files of a core that no other shares the disks with; those that are given are in sync.
     #[must_use]
     pub fn new(geometry: Geometry, disks: Vec<Option<DiskFiles>>) -> Rc<ArenaFiles> {
         let flushes = CoreFlushes::new(Flushes::new(disks.len(), 1), CoreId(0));
@@ -119,7 +135,7 @@ impl ArenaFiles {
         ArenaFiles::sharing(geometry, disks, flushes, reads)
     }
 
-    /// The files of one of several cores, which knows of the disks what all its shards have learned.
+    /// As [`ArenaFiles::new`], of one of several cores, which knows of the disks what all its shards have learned.
     #[must_use]
     pub fn sharing(
         geometry: Geometry,
@@ -127,13 +143,66 @@ impl ArenaFiles {
         flushes: Rc<CoreFlushes>,
         reads: Rc<DiskReads>,
     ) -> Rc<ArenaFiles> {
-        Rc::new(ArenaFiles { geometry, disks, flushes, reads })
+        let state = |disk: &Option<DiskFiles>| match disk {
+            Some(_) => MemberState::InSync,
+            None => MemberState::Out,
+        };
+        let members = Members::new(1, disks.iter().map(state).collect());
+        ArenaFiles::of_members(geometry, disks, members, flushes, reads)
+    }
+
+    /// The files on the disks of a set whose members may change.
+    #[must_use]
+    pub fn of_members(
+        geometry: Geometry,
+        disks: Vec<Option<DiskFiles>>,
+        members: Rc<Members>,
+        flushes: Rc<CoreFlushes>,
+        reads: Rc<DiskReads>,
+    ) -> Rc<ArenaFiles> {
+        let disks = RefCell::new(disks.into_iter().map(|disk| disk.map(Rc::new)).collect());
+        Rc::new(ArenaFiles { geometry, disks, members, flushes, reads })
     }
 
     /// What this core knows of how the disks answer reads.
     #[must_use]
     pub fn reads(&self) -> &Rc<DiskReads> {
         &self.reads
+    }
+
+    /// The set's members as this core knows them.
+    #[must_use]
+    pub fn members(&self) -> &Rc<Members> {
+        &self.members
+    }
+
+    #[must_use]
+    pub fn disk_count(&self) -> u8 {
+        u8::try_from(self.disks.borrow().len()).expect("a set has at most 20 disks")
+    }
+
+    /// The files of a disk, whatever its state.
+    #[must_use]
+    pub fn disk(&self, disk: DiskIndex) -> Option<Rc<DiskFiles>> {
+        self.disks.borrow().get(usize::from(disk.0))?.clone()
+    }
+
+    /// Gives a disk other files, or none.
+    pub(crate) fn set_disk(&self, disk: DiskIndex, files: Option<Rc<DiskFiles>>) {
+        self.disks.borrow_mut()[usize::from(disk.0)] = files;
+    }
+
+    /// Runs something that changes `disk`; see [`Members::carry_out`].
+    ///
+    /// # Errors
+    /// As [`Members::carry_out`].
+    pub async fn carry_out(
+        &self,
+        core: &Core,
+        disk: DiskIndex,
+        operation: impl Future<Output = io::Result<()>> + 'static,
+    ) -> io::Result<Outcome> {
+        self.members.carry_out(core, disk, operation).await
     }
 
     /// What the cores know of the disks' flushes.
@@ -184,7 +253,7 @@ impl ArenaFiles {
         let Some((file, start)) = self.locate(class, column) else {
             return (device(&io::ErrorKind::NotFound.into()), spare);
         };
-        let (file, at) = (file.clone(), start + offset);
+        let at = start + offset;
         if let Err(error) = self.flushes.write_stable(column.disk, &file, bytes.clone(), at).await {
             return (device(&error), spare);
         }
@@ -197,17 +266,29 @@ impl ArenaFiles {
         (judged, spare)
     }
 
-    /// The file that holds `column` of an extent of `class`, and the byte offset in it where the column starts;
-    /// `None` when the disk is absent.
+    /// The file that is to be written for `column` of an extent of `class`, and the byte offset in it where the column
+    /// starts; `None` when the disk is out.
     #[must_use]
-    pub fn locate(&self, class: ExtentClass, column: Column) -> Option<(&File, u64)> {
-        let disk = self.disks.get(usize::from(column.disk.0))?.as_ref()?;
-        let file = match class {
-            ExtentClass::Log => &disk.log,
-            ExtentClass::Data => &disk.data,
-            ExtentClass::Table => &disk.table,
-        };
-        Some((file, u64::from(column.slot) * self.geometry.slot_len(class)))
+    pub fn locate(&self, class: ExtentClass, column: Column) -> Option<(File, u64)> {
+        self.locate_if(class, column, |state| state != MemberState::Out)
+    }
+
+    /// As [`ArenaFiles::locate`], to be read from: `None` also when the disk does not hold all that it should.
+    #[must_use]
+    pub fn locate_readable(&self, class: ExtentClass, column: Column) -> Option<(File, u64)> {
+        self.locate_if(class, column, |state| state == MemberState::InSync)
+    }
+
+    fn locate_if(
+        &self,
+        class: ExtentClass,
+        column: Column,
+        admits: impl Fn(MemberState) -> bool,
+    ) -> Option<(File, u64)> {
+        let disks = self.disks.borrow();
+        let files = disks.get(usize::from(column.disk.0))?.as_ref()?;
+        let start = u64::from(column.slot) * self.geometry.slot_len(class);
+        admits(self.members.state(column.disk)).then(|| (files.of_class(class).clone(), start))
     }
 }
 

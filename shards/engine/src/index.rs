@@ -12,6 +12,7 @@
 mod cache;
 mod cursor;
 mod error;
+pub(crate) mod frames;
 pub mod key;
 mod maintenance;
 mod manifest;

@@ -5,6 +5,7 @@
 //! batch is also the first home of small objects.
 
 pub(crate) mod replay;
+pub(crate) mod scan;
 
 use std::io;
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use basalt_reactor::{Buf, Core, File, Slice, WriteMode};
 use crate::body::DeviceError;
 use crate::checksum::crc32c;
 use crate::extent::flushes::{CoreFlushes, FlushMark};
+use crate::extent::members::Outcome;
 use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchHeader};
 use crate::format::codec::Encoder;
@@ -32,15 +34,23 @@ const SUCCESSOR_RESERVE: u32 = BLOCK_LEN as u32;
 
 /// A device failed under the log. What it holds beyond the last acknowledged batch is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LogError {
-    pub(crate) extent: ExtentId,
-    pub(crate) disk: DiskIndex,
-    pub(crate) error: DeviceError,
+pub(crate) enum LogError {
+    /// The set cannot do without the disk.
+    Device { extent: ExtentId, disk: DiskIndex, error: DeviceError },
+    /// The disk was taken out of the set: the log goes on in another extent.
+    Out { extent: ExtentId, disk: DiskIndex },
 }
 
 impl std::fmt::Display for LogError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "log extent {} on disk {}: {}", self.extent.0, self.disk.0, self.error)
+        match self {
+            LogError::Device { extent, disk, error } => {
+                write!(f, "log extent {} on disk {}: {error}", extent.0, disk.0)
+            }
+            LogError::Out { extent, disk } => {
+                write!(f, "log extent {} on disk {}: the disk was taken out", extent.0, disk.0)
+            }
+        }
     }
 }
 
@@ -105,6 +115,16 @@ impl LogWriter {
 
     pub(crate) fn extent(&self) -> ExtentId {
         self.current.placement.id
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Goes on in `next` under another epoch.
+    pub(crate) fn enter(&mut self, epoch: u64, next: LogExtent) {
+        self.epoch = epoch;
+        self.switch(next);
     }
 
     /// Longest batch any extent of this log can hold while its successor is still unknown.
@@ -193,7 +213,7 @@ impl LogWriter {
 /// Prewrites a log extent (so that later commits change no file metadata) and writes its header, durably.
 pub(crate) async fn prepare_extent(
     core: &Core,
-    files: &ArenaFiles,
+    files: &Rc<ArenaFiles>,
     placement: &Placement,
     header: &LogHeader,
     prewritten: bool,
@@ -224,10 +244,14 @@ pub(crate) async fn prepare_extent(
 /// Makes durable whatever the present replicas of a log extent hold.
 pub(crate) async fn sync_extent(
     core: &Core,
-    files: &ArenaFiles,
+    files: &Rc<ArenaFiles>,
     placement: &Placement,
 ) -> Result<(), LogError> {
-    sync_replicas(core, files, placement, marks(files, placement)).await
+    match sync_replicas(core, files, placement, marks(files, placement)).await {
+        // What is left is what counts.
+        Ok(()) | Err(LogError::Out { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn marks(files: &ArenaFiles, placement: &Placement) -> Vec<FlushMark> {
@@ -236,25 +260,34 @@ fn marks(files: &ArenaFiles, placement: &Placement) -> Vec<FlushMark> {
 
 async fn sync_replicas(
     core: &Core,
-    files: &ArenaFiles,
+    files: &Rc<ArenaFiles>,
     placement: &Placement,
     marks: Vec<FlushMark>,
 ) -> Result<(), LogError> {
+    let mut first = Ok(());
     for (&column, mark) in placement.columns.iter().zip(marks) {
         if let Some((file, _)) = files.locate(ExtentClass::Log, column) {
-            files.sync_since(core, column.disk, file, mark).await.map_err(|error| LogError {
-                extent: placement.id,
-                disk: column.disk,
-                error: (&error).into(),
-            })?;
+            let sync = files.sync_since(core, column.disk, &file, mark);
+            match settled(placement.id, column.disk, files.carry_out(core, column.disk, sync).await) {
+                Err(LogError::Out { extent, disk }) => first = Err(LogError::Out { extent, disk }),
+                ended => ended?,
+            }
         }
     }
-    Ok(())
+    first
+}
+
+fn settled(extent: ExtentId, disk: DiskIndex, ended: io::Result<Outcome>) -> Result<(), LogError> {
+    match ended {
+        Ok(Outcome::Done) => Ok(()),
+        Ok(Outcome::Out) => Err(LogError::Out { extent, disk }),
+        Err(error) => Err(LogError::Device { extent, disk, error: (&error).into() }),
+    }
 }
 
 async fn write_replicas(
     core: &Core,
-    files: &ArenaFiles,
+    files: &Rc<ArenaFiles>,
     placement: &Placement,
     data: &Slice,
     offset: u64,
@@ -263,38 +296,48 @@ async fn write_replicas(
     write_columns(core, files, placement, data, offset, mode).await
 }
 
-/// Writes `data` at `offset` of every column, all at once.
+/// Writes `data` at `offset` of every column whose disk is not out, all at once.
 async fn write_columns(
     core: &Core,
-    files: &ArenaFiles,
+    files: &Rc<ArenaFiles>,
     placement: &Placement,
     data: &Slice,
     offset: u64,
     mode: WriteMode,
 ) -> Result<(), LogError> {
-    let fail = |disk, error: &std::io::Error| LogError { extent: placement.id, disk, error: error.into() };
-    let absent = std::io::Error::from(std::io::ErrorKind::NotFound);
-    if let [column] = placement.columns.as_slice() {
-        let (file, start) =
-            files.locate(placement.class, *column).ok_or_else(|| fail(column.disk, &absent))?;
-        return write_column(files.flushes(), column.disk, file, data.clone(), start + offset, mode)
-            .await
-            .map_err(|error| fail(column.disk, &error));
+    let extent = placement.id;
+    if let [column] = placement.columns.as_slice()
+        && let Some((file, start)) = files.locate(placement.class, *column)
+    {
+        let written =
+            write_column(files.flushes(), column.disk, &file, data.clone(), start + offset, mode).await;
+        return settled(extent, column.disk, written.map(|()| Outcome::Done));
     }
     let mut writes = Vec::with_capacity(placement.columns.len());
     for &column in &placement.columns {
-        let (file, start) =
-            files.locate(placement.class, column).ok_or_else(|| fail(column.disk, &absent))?;
-        let (flushes, file, data) = (Rc::clone(files.flushes()), file.clone(), data.clone());
+        let Some((file, start)) = files.locate(placement.class, column) else { continue };
+        let (flushes, files, data) = (Rc::clone(files.flushes()), Rc::clone(files), data.clone());
         let disk = column.disk;
-        let write = async move { write_column(&flushes, disk, &file, data, start + offset, mode).await };
+        let other = core.clone();
+        let write = async move {
+            let write = async move { write_column(&flushes, disk, &file, data, start + offset, mode).await };
+            files.carry_out(&other, disk, write).await
+        };
         writes.push((disk, core.spawn(write)));
     }
-    let mut first = Ok(());
+    // With every replica out there is nothing that could be acknowledged.
+    let mut first = match placement.columns.first() {
+        Some(column) if writes.is_empty() => Err(LogError::Out { extent, disk: column.disk }),
+        _ => Ok(()),
+    };
     for (disk, write) in writes {
-        let result = write.await.expect("nobody cancels a log write");
-        if let (Ok(()), Err(error)) = (&first, result) {
-            first = Err(fail(disk, &error));
+        let ended = write.await.expect("nobody cancels a log write");
+        match (&first, settled(extent, disk, ended)) {
+            // A device that the set cannot do without says more than one that it can.
+            (Ok(()), Err(error)) | (Err(LogError::Out { .. }), Err(error @ LogError::Device { .. })) => {
+                first = Err(error);
+            }
+            _ => {}
         }
     }
     first

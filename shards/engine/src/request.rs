@@ -3,8 +3,11 @@
 //! Requests own their bytes and nothing else; buffers and files stay with their core. A request that reached its shard
 //! takes effect whether or not the asking core still waits for it.
 
+use std::path::PathBuf;
+
 use crate::error::EngineError;
-use crate::extent::{ExtentId, Placement};
+use crate::extent::members::MemberState;
+use crate::extent::{DiskIndex, ExtentId, Placement};
 use crate::shard::ShardStats;
 use crate::shard::leases::LeaseGrant;
 use crate::shard::list::{ListChunk, ListQuery, UploadChunk, UploadQuery};
@@ -25,6 +28,16 @@ pub enum Request {
     BucketChanged(Bucket),
     /// To every core: this bucket is gone.
     BucketGone(u64),
+    /// To the first core: take the disk out of the set.
+    Exclude { disk: DiskIndex, reason: String },
+    /// To every core: these are the members from now on; it is durable already.
+    MembersChanged { epoch: u64, states: Vec<MemberState> },
+    /// To every core: open the files of a disk that is about to join, and make room on it.
+    OpenDisk { disk: DiskIndex, path: PathBuf },
+    /// To every core: every core writes to the disk that joined; what is older is to be rebuilt.
+    Rebuild { disk: DiskIndex, joined: u64 },
+    /// To the first core: the shard's part of the disk that joined in this epoch is rebuilt.
+    Rebuilt { shard: u16, disk: DiskIndex, joined: u64 },
 }
 
 /// A change of a bucket as a whole.
@@ -109,5 +122,7 @@ pub enum Reply {
     Uploads(Result<UploadChunk, EngineError>),
     Bucket(Result<Bucket, EngineError>),
     Empty(Result<bool, EngineError>),
+    /// Whether the disk is out.
+    Excluded(bool),
     Stats(ShardStats),
 }

@@ -6,10 +6,12 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod commit;
+mod epoch;
 pub(crate) mod leases;
 pub(crate) mod list;
 pub(crate) mod mutate;
 mod pins;
+pub(crate) mod rebuild;
 pub(crate) mod recovery;
 pub(crate) mod repair;
 pub(crate) mod scrub;
@@ -21,7 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use basalt_reactor::{Core, File};
+use basalt_reactor::Core;
 
 use self::commit::CommitQueue;
 use self::leases::Leases;
@@ -33,7 +35,7 @@ use crate::buckets::Buckets;
 use crate::error::EngineError;
 use crate::extent::table::Extent;
 use crate::extent::{ArenaFiles, ExtentClass, ExtentId, Placement};
-use crate::format::root::Root;
+use crate::format::root::{Rebuild, Root};
 use crate::index::Index;
 use crate::wait::{Event, KeyLocks};
 
@@ -45,16 +47,18 @@ pub(crate) struct Shard {
     pub(crate) core: Core,
     pub(crate) files: Rc<ArenaFiles>,
     pub(crate) deployment: [u8; 16],
-    pub(crate) epoch: u64,
     pub(crate) index: Rc<Index>,
     pub(crate) space: Rc<Space>,
     pub(crate) buckets: Rc<Buckets>,
-    /// The root file on each present disk.
-    roots: Vec<File>,
     /// The newest durable root.
     root: RefCell<Root>,
-    /// Held by whoever writes roots.
-    root_turn: Rc<KeyLocks>,
+    /// Held by whoever makes the next one.
+    roots: Rc<KeyLocks>,
+    /// How far the disks that are behind have been rebuilt.
+    rebuilds: RefCell<Vec<Rebuild>>,
+    rebuilding: Event,
+    /// The epoch that the log is in.
+    log_epoch: Cell<u64>,
     commits: CommitQueue,
     locks: Rc<KeyLocks>,
     leases: Leases,
@@ -112,6 +116,8 @@ pub struct ShardStats {
     pub scrub: ScrubStats,
     pub full: bool,
     pub failed: bool,
+    /// Extents that are still to be rebuilt on disks that are behind.
+    pub rebuild_left: u64,
 }
 
 impl Shard {
@@ -175,6 +181,7 @@ impl Shard {
             scrub,
             full: self.space.is_full(),
             failed: self.failed.borrow().is_some(),
+            rebuild_left: self.rebuild_left(),
         }
     }
 }

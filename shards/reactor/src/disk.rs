@@ -162,6 +162,18 @@ impl Disk {
         }
     }
 
+    /// Whether it is the root of a file system of its own, so that its path leads to another one's files when it is not
+    /// mounted.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn own_filesystem(&self) -> io::Result<bool> {
+        match &self.world {
+            DiskWorld::Ring(disk) => disk.own_filesystem(),
+            DiskWorld::Sim(disk) => disk.own_filesystem(),
+        }
+    }
+
     /// Free and total space of the file system underneath.
     ///
     /// # Errors

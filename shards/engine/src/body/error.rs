@@ -19,6 +19,15 @@ impl From<&io::Error> for DeviceError {
     }
 }
 
+impl From<DeviceError> for io::Error {
+    fn from(error: DeviceError) -> io::Error {
+        match error.os {
+            Some(os) => io::Error::from_raw_os_error(os),
+            None => error.kind.into(),
+        }
+    }
+}
+
 impl fmt::Display for DeviceError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.os {

@@ -122,7 +122,7 @@ impl Flight {
     fn without_reads(bodies: &Bodies, group: ReadGroup, placement: Rc<Placement>) -> Flight {
         let run = |column: u8, offset, len| {
             let column = usize::from(column);
-            let absent = bodies.files.locate(ExtentClass::Data, placement.columns[column]).is_none();
+            let absent = bodies.files.locate_readable(ExtentClass::Data, placement.columns[column]).is_none();
             let state = RunState::Missing(if absent { Fault::Absent } else { Fault::Late });
             Run { column, offset, len, state, restoring: None, restored: None }
         };
@@ -342,7 +342,7 @@ impl Flight {
         }
         let count = |columns: &[bool]| columns.iter().filter(|column| **column).count();
         let present = |&column: &usize| {
-            bodies.files.locate(ExtentClass::Data, self.placement.columns[column]).is_some()
+            bodies.files.locate_readable(ExtentClass::Data, self.placement.columns[column]).is_some()
         };
         let reads = bodies.files.reads();
         let (slow, mut unasked): (Vec<usize>, Vec<usize>) = (0..columns)

@@ -133,7 +133,8 @@ impl Bodies {
             }
             return Ok(bytes.slice(plan.answer));
         }
-        let absent = |index: &usize| self.files.locate(ExtentClass::Log, placement.columns[*index]).is_none();
+        let absent =
+            |index: &usize| self.files.locate_readable(ExtentClass::Log, placement.columns[*index]).is_none();
         faults.extend((0..placement.columns.len()).filter(absent).map(|index| damage(index, Fault::Absent)));
         Err(BodyError::Lost { extent: body.extent, offset: plan.offset, len: plan.len as u32, faults })
     }

@@ -144,8 +144,8 @@ impl<'a> Others<'a> {
     ) -> Others<'a> {
         let disks = &target.placement.columns;
         let others = (0..disks.len()).filter(|&column| column != usize::from(target.block.column));
-        let (present, gone): (Vec<usize>, Vec<usize>) =
-            others.partition(|&column| bodies.files.locate(ExtentClass::Data, disks[column]).is_some());
+        let (present, gone): (Vec<usize>, Vec<usize>) = others
+            .partition(|&column| bodies.files.locate_readable(ExtentClass::Data, disks[column]).is_some());
         absent.extend(gone.into_iter().map(|column| target.damage(column, Fault::Absent)));
         let (slow, mut unread): (VecDeque<usize>, VecDeque<usize>) =
             present.into_iter().partition(|&column| bodies.files.reads().is_avoided(disks[column].disk));

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -65,16 +66,34 @@ impl SyncGroup {
     /// Asks for a sync of `disk`'s data file. It is under way when this returns; await the result for durability of
     /// every write that completed before the call and began after `since`.
     ///
-    /// # Errors
-    /// In the future: what the device said, also when it said so to somebody else between `since` and now.
+    /// A disk that is out, or goes out meanwhile, is not waited for.
     ///
-    /// # Panics
-    /// If the disk is absent: it was present when it was written to.
+    /// # Errors
+    /// In the future: what the device said, also when it said so to somebody else between `since` and now, if the set cannot
+    /// do without it.
     pub fn sync(
         &self,
         disk: DiskIndex,
         since: FlushMark,
     ) -> impl Future<Output = Result<(), DeviceError>> + use<> {
+        let column = Column { disk, slot: 0 };
+        let located = self.files.locate(ExtentClass::Data, column);
+        let flush = located.map(|(file, _)| self.join(disk, file, since));
+        let (core, files) = (self.core.clone(), Rc::clone(&self.files));
+        async move {
+            let Some(flush) = flush else { return Ok(()) };
+            let ended = files.carry_out(&core, disk, flush).await;
+            ended.map(drop).map_err(|error| DeviceError::from(&error))
+        }
+    }
+
+    /// Joins the next flush of `file`, and starts it if none is under way.
+    fn join(
+        &self,
+        disk: DiskIndex,
+        file: File,
+        since: FlushMark,
+    ) -> impl Future<Output = io::Result<()>> + use<> {
         let point = self.point(disk);
         let waiter = Rc::new(RefCell::new(Waiter::default()));
         let start = {
@@ -83,9 +102,7 @@ impl SyncGroup {
             !std::mem::replace(&mut state.running, true)
         };
         if start {
-            let column = Column { disk, slot: 0 };
-            let (file, _) = self.files.locate(ExtentClass::Data, column).expect("a written disk is present");
-            drop(self.core.spawn(serve(point, Rc::clone(&self.files), disk, file.clone())));
+            drop(self.core.spawn(serve(point, Rc::clone(&self.files), disk, file)));
         }
         let (core, files) = (self.core.clone(), Rc::clone(&self.files));
         async move {
@@ -99,9 +116,9 @@ impl SyncGroup {
                     }
                 }
             });
-            let begun = done.await?;
+            let begun = done.await.map_err(io::Error::from)?;
             files.flushes().settle(&core, disk, begun).await;
-            files.flushes().check(disk, since).map_err(|error| DeviceError::from(&error))
+            files.flushes().check(disk, since)
         }
     }
 

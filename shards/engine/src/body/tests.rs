@@ -141,7 +141,13 @@ pub(super) fn open_sharing(
         .map(|index| {
             let disk = Disk::open(core, &disk_path(index)).expect("opens");
             let file = |name| disk.open_file(name).expect("opens");
-            let files = DiskFiles { log: file("log"), data: file("data"), table: file("table") };
+            let files = DiskFiles {
+                root: file("log"),
+                log: file("log"),
+                data: file("data"),
+                table: file("table"),
+                disk: disk.clone(),
+            };
             (!absent.contains(&index)).then_some(files)
         })
         .collect();

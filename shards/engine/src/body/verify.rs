@@ -78,7 +78,7 @@ impl Bodies {
         }
         let (offset, len) = (u64::from(chunk.block) * BLOCK_LEN as u64, chunk.encoded_len() as usize);
         for (index, &column) in placement.columns.iter().enumerate() {
-            if self.files.locate(ExtentClass::Data, column).is_none() {
+            if self.files.locate_readable(ExtentClass::Data, column).is_none() {
                 continue;
             }
             if !before(len).await {
@@ -106,7 +106,7 @@ impl Bodies {
         before: &impl AsyncFn(usize) -> bool,
         bad: &mut BTreeSet<usize>,
     ) -> Option<()> {
-        if self.files.locate(ExtentClass::Data, place).is_none() {
+        if self.files.locate_readable(ExtentClass::Data, place).is_none() {
             return Some(());
         }
         let mut first = 0;
@@ -140,7 +140,7 @@ impl Bodies {
 
     /// Bytes of a column; `None` when they cannot be read.
     async fn read_column_at(&self, column: Column, offset: u64, len: usize) -> Option<(Buf, Permit)> {
-        let (file, origin) = self.files.locate(ExtentClass::Data, column)?;
+        let (file, origin) = self.files.locate_readable(ExtentClass::Data, column)?;
         let file = file.clone();
         let permit = self.core.budget.reserve(len).await;
         let buf = self.core.core.arena().alloc(len).await;

@@ -64,7 +64,7 @@ impl Bodies {
         }
         let chunks = current(found.into_values().collect());
         for (column, copies) in copies.iter().enumerate() {
-            if self.files.locate(ExtentClass::Data, placement.columns[column]).is_none() {
+            if self.files.locate_readable(ExtentClass::Data, placement.columns[column]).is_none() {
                 continue;
             }
             for chunk in chunks.iter().filter(|chunk| !copies.contains(&identity(chunk))) {
@@ -117,7 +117,8 @@ impl Bodies {
         before: &impl AsyncFn(usize) -> bool,
     ) -> Option<ColumnDirectory> {
         let mut directory = ColumnDirectory::default();
-        let Some((file, origin)) = self.files.locate(ExtentClass::Data, placement.columns[column]) else {
+        let Some((file, origin)) = self.files.locate_readable(ExtentClass::Data, placement.columns[column])
+        else {
             let len = (range.end - range.start) as usize;
             directory.faults.push(damage(placement, column, range.start, len, Fault::Absent));
             return Some(directory);
@@ -156,7 +157,9 @@ impl Bodies {
         let mut buf = self.core.core.arena().alloc(BLOCK_LEN).await;
         for (offset, block) in (at..).step_by(BLOCK_LEN).zip(into.chunks_mut(BLOCK_LEN)) {
             block.fill(0);
-            let Some((file, origin)) = self.files.locate(ExtentClass::Data, placement.columns[column]) else {
+            let Some((file, origin)) =
+                self.files.locate_readable(ExtentClass::Data, placement.columns[column])
+            else {
                 break;
             };
             let file = file.clone();

@@ -24,7 +24,7 @@ use super::layout::{BLOCK_CRC_LEN, Segment, StripeShape, StripedBody};
 use super::lease::Leases;
 use crate::checksum::crc32c;
 use crate::extent::flushes::FlushMark;
-use crate::extent::{DiskIndex, ExtentClass, Geometry, Placement};
+use crate::extent::{Column, DiskIndex, ExtentClass, Geometry, Placement};
 
 /// Bytes of a run over all its columns at most (unless a single stripe is longer).
 pub const RUN_LEN_MAX: usize = 4 << 20;
@@ -266,10 +266,15 @@ impl Writer {
             "a lease of {} blocks of {placement:?}, asked for {blocks_min} to {blocks_max}",
             lease.blocks
         );
-        for column in &placement.columns {
-            if self.bodies.files.locate(ExtentClass::Data, *column).is_none() {
-                return Err(BodyError::Absent { disk: column.disk, extent: placement.id });
-            }
+        let files = &self.bodies.files;
+        let is_there = |column: &&Column| files.locate(ExtentClass::Data, **column).is_some();
+        let (there, absent): (Vec<&Column>, Vec<&Column>) = placement.columns.iter().partition(is_there);
+        if let Some(column) = absent.first()
+            && there.len() < usize::from(files.geometry().k)
+        {
+            return Err(BodyError::Absent { disk: column.disk, extent: placement.id });
+        }
+        for column in there {
             if !self.touched.iter().any(|(disk, _)| *disk == column.disk) {
                 self.touched.push((column.disk, self.bodies.syncs.mark(column.disk)));
             }
@@ -494,16 +499,19 @@ impl Writer {
         let in_working_set = matches!(memory, RunMemory::WorkingSet);
         let memory = Rc::new(memory);
         let mut writes = Vec::with_capacity(columns.len());
+        let core = &self.bodies.core.core;
         for (column, bytes) in placement.columns.iter().zip(columns) {
             let disk = column.disk;
-            let Some((file, origin)) = self.bodies.files.locate(ExtentClass::Data, *column) else {
-                return Err(BodyError::Absent { disk, extent });
-            };
-            let (file, memory) = (file.clone(), Rc::clone(&memory));
-            writes.push(self.bodies.core.core.spawn(async move {
-                let result = file.write_vectored_at(bytes, origin + offset, WriteMode::Volatile).await;
-                drop(memory);
-                result.map_err(|error| BodyError::Device {
+            // What is left of the set takes the body; the members see to it that this is enough.
+            let Some((file, origin)) = self.bodies.files.locate(ExtentClass::Data, *column) else { continue };
+            let (files, other, memory) = (Rc::clone(&self.bodies.files), core.clone(), Rc::clone(&memory));
+            writes.push(core.spawn(async move {
+                let write = async move {
+                    let result = file.write_vectored_at(bytes, origin + offset, WriteMode::Volatile).await;
+                    drop(memory);
+                    result
+                };
+                files.carry_out(&other, disk, write).await.map(drop).map_err(|error| BodyError::Device {
                     operation: Operation::Write,
                     disk,
                     extent,

@@ -160,7 +160,7 @@ impl ObjectReader {
     }
 
     fn bodies(&self) -> &Rc<Bodies> {
-        &self.engine.inner.access[usize::from(self.shard)].bodies
+        &self.engine.access(self.shard).bodies
     }
 
     /// Starts reading bytes `range` of the object, in memory that the reader waits for itself.
@@ -300,7 +300,7 @@ impl BodyReader {
                 Piece::Inline(body, range) => {
                     let place = place_of(&self.engine, self.shard, &self.places, body.extent).await?;
                     let range = narrow(&range)?;
-                    let on_damage = &self.engine.inner.access[usize::from(self.shard)].on_damage;
+                    let on_damage = &self.engine.access(self.shard).on_damage;
                     let bytes = self.bodies.read_inline(&place, &body, range, on_damage).await?;
                     return Ok(Some(bytes));
                 }
@@ -381,7 +381,7 @@ async fn reader(
     learn(engine, shard, places, &extents).await?;
     let known = Rc::clone(places);
     let find: crate::body::Places = Rc::new(move |extent| known.borrow().get(&extent).cloned());
-    let on_damage = Rc::clone(&engine.inner.access[usize::from(shard)].on_damage);
+    let on_damage = Rc::clone(&engine.access(shard).on_damage);
     Ok(bodies.reader(Rc::new(body), range, find, on_damage, memory)?)
 }
 

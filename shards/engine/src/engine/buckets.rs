@@ -49,7 +49,7 @@ impl Engine {
     }
 
     async fn ask_home(&self, name: &str, change: BucketChange) -> Result<Reply, EngineError> {
-        let owner = self.inner.access[usize::from(self.home_of(name))].owner;
+        let owner = self.access(self.home_of(name)).owner;
         let request = Request::ChangeBucket(change);
         self.inner.port.call(owner, request).await.map_err(|_| EngineError::Closed)
     }
@@ -167,7 +167,7 @@ impl Engine {
     pub(super) async fn share_buckets(&self) -> Result<(), EngineError> {
         for bucket in self.inner.buckets.all() {
             let home = self.home_of(&bucket.name);
-            if !self.inner.shards.contains_key(&home) {
+            if self.own_shard(home).is_none() {
                 continue;
             }
             let mut bucket = (*bucket).clone();

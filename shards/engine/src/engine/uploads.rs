@@ -137,7 +137,7 @@ impl Engine {
         guard: Option<Guard>,
     ) -> Result<PutDone, EngineError> {
         let shard = self.shard_of(bucket, name);
-        let bodies = &self.inner.access[usize::from(shard)].bodies;
+        let bodies = &self.access(shard).bodies;
         let len = parts.iter().map(|item| item.part.len).sum();
         let part_count = u32::try_from(parts.len()).expect("at most 10,000 parts");
         let named = parts.iter().map(|item| (item.number, item.part.uuid)).collect();

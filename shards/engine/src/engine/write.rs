@@ -99,7 +99,7 @@ impl Engine {
 
     fn body_writer(&self, bucket: u64, name: &[u8], expected: Option<u64>, inline_max: usize) -> BodyWriter {
         let shard = self.shard_of(bucket, name);
-        let bodies = Rc::clone(&self.inner.access[usize::from(shard)].bodies);
+        let bodies = Rc::clone(&self.access(shard).bodies);
         let owner = bodies.owner(bucket, name);
         let (inline, striped, memory) = (Vec::new(), None, None);
         BodyWriter { bodies, owner, shard, len: 0, inline_max, inline, striped, expected, memory }

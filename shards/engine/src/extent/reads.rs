@@ -189,13 +189,13 @@ impl ArenaFiles {
         buf: Buf,
         offset: u64,
     ) -> Result<DiskRead, Buf> {
-        let Some((file, origin)) = self.locate(class, column) else { return Err(buf) };
+        let Some((file, origin)) = self.locate_readable(class, column) else { return Err(buf) };
         Ok(DiskRead::new(core, self.reads(), column.disk, file.clone(), buf, origin + offset))
     }
 
     /// Looks how a disk is doing that reads of `column` go around, if it is time to.
     pub(crate) fn probe(&self, core: &Core, class: ExtentClass, column: Column, offset: u64) {
-        let Some((file, origin)) = self.locate(class, column) else { return };
+        let Some((file, origin)) = self.locate_readable(class, column) else { return };
         let Some(buf) = core.arena().try_alloc(BLOCK_LEN) else { return };
         if !self.reads().begin_probe(column.disk, core.now()) {
             return;

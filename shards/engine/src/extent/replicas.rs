@@ -105,7 +105,7 @@ impl ReplicaRead<'_> {
     /// The replicas on present disks in the order in which to ask.
     fn order(&self) -> VecDeque<usize> {
         let count = self.columns.len();
-        let present = |&index: &usize| self.files.locate(self.class, self.columns[index]).is_some();
+        let present = |&index: &usize| self.files.locate_readable(self.class, self.columns[index]).is_some();
         let rotated = (0..count).map(|turn| (self.first + turn) % count).filter(present);
         let (avoided, mut order): (VecDeque<usize>, VecDeque<usize>) =
             rotated.partition(|&index| self.files.reads().is_avoided(self.columns[index].disk));

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::members::MemberState;
 use super::{Column, DiskIndex, ExtentClass, ExtentId, Geometry, Placement};
 use crate::format::manifest::ExtentEntry;
 use crate::format::record::LiveDelta;
@@ -115,15 +116,24 @@ impl ExtentTable {
     }
 
     /// Takes slots for a new extent. Columns start at a disk that moves on with the id, so that no disk carries
-    /// more parity, log or index than another.
+    /// more parity, log or index than another; where not every disk is needed, those in sync come first, and those that
+    /// are out last.
     ///
     /// # Errors
     /// [`Shortage`] names the disks whose arena file must grow first.
-    pub(crate) fn place(&mut self, class: ExtentClass) -> Result<Placement, Shortage> {
+    pub(crate) fn place(
+        &mut self,
+        class: ExtentClass,
+        states: &[MemberState],
+    ) -> Result<Placement, Shortage> {
         let copies = self.copies(class);
         let count = usize::from(self.disk_count);
         let first = (self.next_id % count as u64) as usize;
-        let disks = (0..copies).map(|i| DiskIndex(((first + i) % count) as u8)).collect::<Vec<_>>();
+        let mut disks = (0..count).map(|i| DiskIndex(((first + i) % count) as u8)).collect::<Vec<_>>();
+        if copies < count {
+            disks.sort_by_key(|disk| states[usize::from(disk.0)] as u8);
+        }
+        disks.truncate(copies);
         let missing = disks
             .iter()
             .copied()
@@ -217,6 +227,8 @@ impl ExtentTable {
 mod tests {
     use super::*;
 
+    const IN_SYNC: [MemberState; 3] = [MemberState::InSync; 3];
+
     fn table(k: u8, m: u8, disks: u8) -> ExtentTable {
         let geometry = Geometry {
             k,
@@ -232,18 +244,18 @@ mod tests {
     #[test]
     fn places_columns_on_distinct_disks_and_says_where_room_is_missing() {
         let mut table = table(2, 1, 3);
-        let shortage = table.place(ExtentClass::Data).expect_err("no file has a slot");
+        let shortage = table.place(ExtentClass::Data, &IN_SYNC).expect_err("no file has a slot");
         assert_eq!(shortage.disks.len(), 3);
         for disk in 0..3 {
             table.set_grown(ExtentClass::Data, DiskIndex(disk), 1);
         }
-        let placement = table.place(ExtentClass::Data).expect("room");
+        let placement = table.place(ExtentClass::Data, &IN_SYNC).expect("room");
         let mut disks = placement.columns.iter().map(|column| column.disk).collect::<Vec<_>>();
         disks.sort();
         assert_eq!(disks, [DiskIndex(0), DiskIndex(1), DiskIndex(2)]);
-        assert!(table.place(ExtentClass::Data).is_err());
+        assert!(table.place(ExtentClass::Data, &IN_SYNC).is_err());
         table.release(&placement);
-        let again = table.place(ExtentClass::Data).expect("room again");
+        let again = table.place(ExtentClass::Data, &IN_SYNC).expect("room again");
         assert_ne!(again.id, placement.id, "an id is never used twice");
     }
 
@@ -255,11 +267,28 @@ mod tests {
         }
         let mut used = [0; 3];
         for _ in 0..3 {
-            for column in table.place(ExtentClass::Log).expect("room").columns {
+            for column in table.place(ExtentClass::Log, &IN_SYNC).expect("room").columns {
                 used[usize::from(column.disk.0)] += 1;
             }
         }
         assert_eq!(used, [2, 2, 2]);
+    }
+
+    #[test]
+    fn replicas_avoid_disks_that_are_out_while_there_are_others() {
+        let mut table = table(2, 1, 3);
+        for disk in 0..3 {
+            table.set_grown(ExtentClass::Log, DiskIndex(disk), 6);
+        }
+        let mut states = IN_SYNC;
+        states[1] = MemberState::Out;
+        for _ in 0..3 {
+            let placement = table.place(ExtentClass::Log, &states).expect("room");
+            assert!(placement.columns.iter().all(|column| column.disk != DiskIndex(1)));
+        }
+        states[2] = MemberState::Behind;
+        let placement = table.place(ExtentClass::Log, &states).expect("room");
+        assert_eq!(placement.columns.iter().map(|column| column.disk.0).collect::<Vec<_>>(), [0, 2]);
     }
 
     #[test]
@@ -271,12 +300,12 @@ mod tests {
                 table.set_grown(ExtentClass::Table, DiskIndex(disk), grown);
             }
             for left in (0..table.free_extents(ExtentClass::Table)).rev() {
-                assert!(table.place(ExtentClass::Table).is_ok(), "{left} more were promised");
+                assert!(table.place(ExtentClass::Table, &IN_SYNC).is_ok(), "{left} more were promised");
             }
             table.set_grown(ExtentClass::Table, DiskIndex(1), 3);
             table.set_grown(ExtentClass::Table, DiskIndex(2), 2);
             for left in (0..table.free_extents(ExtentClass::Table)).rev() {
-                assert!(table.place(ExtentClass::Table).is_ok(), "{left} more were promised");
+                assert!(table.place(ExtentClass::Table, &IN_SYNC).is_ok(), "{left} more were promised");
             }
         }
     }
@@ -286,7 +315,7 @@ mod tests {
     fn freeing_twice_is_a_bug() {
         let mut table = table(1, 0, 1);
         table.set_grown(ExtentClass::Log, DiskIndex(0), 1);
-        let placement = table.place(ExtentClass::Log).expect("room");
+        let placement = table.place(ExtentClass::Log, &IN_SYNC).expect("room");
         table.release(&placement);
         table.release(&placement);
     }

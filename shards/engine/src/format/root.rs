@@ -7,7 +7,8 @@
 use super::codec::{DecodeError, Decoder, Encoder};
 use super::frame::{self, FrameError};
 use super::record::{decode_placement, encode_placement};
-use crate::extent::{ExtentId, Placement};
+use super::superblock::MEMBER_COUNT_MAX;
+use crate::extent::{DiskIndex, ExtentId, Placement};
 
 /// Bytes of one copy; A at 0, B here.
 pub const ROOT_COPY_LEN: usize = 4096;
@@ -16,7 +17,7 @@ pub const ROOT_COPY_LEN: usize = 4096;
 pub const MANIFEST_EXTENT_COUNT_MAX: usize = 16;
 
 const MAGIC: [u8; 8] = *b"BSLTROOT";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// A place in the log: the next batch has number `sequence`, starts at `offset` of `extent`, and names `previous`
 /// as the hash of the batch before it.
@@ -43,6 +44,18 @@ pub struct Root {
     pub next_extent: u64,
     /// No version handed out later is at or below this (nanoseconds since the Unix epoch).
     pub clock_floor: u64,
+    /// How far each disk that is behind has been rebuilt.
+    pub rebuilds: Vec<Rebuild>,
+}
+
+/// How far a disk has been rebuilt: its columns of extents from `next` up to `until` are still to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rebuild {
+    pub disk: DiskIndex,
+    /// The epoch in which the disk joined: a later absence makes this void.
+    pub joined: u64,
+    pub next: ExtentId,
+    pub until: ExtentId,
 }
 
 impl Root {
@@ -70,6 +83,13 @@ impl Root {
         out.raw(&self.log.previous);
         out.u64(self.next_extent);
         out.u64(self.clock_floor);
+        out.count(self.rebuilds.len());
+        for rebuild in &self.rebuilds {
+            out.u8(rebuild.disk.0);
+            out.u64(rebuild.joined);
+            out.u64(rebuild.next.0);
+            out.u64(rebuild.until.0);
+        }
         let bytes = frame::seal(MAGIC, VERSION, &out.finish());
         assert_eq!(bytes.len(), ROOT_COPY_LEN);
         bytes
@@ -78,11 +98,11 @@ impl Root {
     /// # Errors
     /// [`FrameError`].
     pub fn decode(bytes: &[u8]) -> Result<Root, FrameError> {
-        let (_, payload) = frame::open(MAGIC, VERSION, bytes)?;
-        Ok(Root::decode_payload(payload)?)
+        let (version, payload) = frame::open(MAGIC, VERSION, bytes)?;
+        Ok(Root::decode_payload(version, payload)?)
     }
 
-    fn decode_payload(payload: &[u8]) -> Result<Root, DecodeError> {
+    fn decode_payload(version: u16, payload: &[u8]) -> Result<Root, DecodeError> {
         let mut from = Decoder::new(payload);
         let deployment = from.array("deployment")?;
         let shard = from.u16("shard")?;
@@ -90,7 +110,7 @@ impl Root {
         let epoch = from.u64("epoch")?;
         let count = from.count("manifest extents", MANIFEST_EXTENT_COUNT_MAX)?;
         let manifest = (0..count).map(|_| decode_placement(&mut from)).collect::<Result<_, _>>()?;
-        let root = Root {
+        let mut root = Root {
             deployment,
             shard,
             sequence,
@@ -106,7 +126,18 @@ impl Root {
             },
             next_extent: from.u64("next extent")?,
             clock_floor: from.u64("clock floor")?,
+            rebuilds: Vec::new(),
         };
+        if version > 1 {
+            for _ in 0..from.count("rebuilds", MEMBER_COUNT_MAX)? {
+                root.rebuilds.push(Rebuild {
+                    disk: DiskIndex(from.u8("rebuilt disk")?),
+                    joined: from.u64("rebuild epoch")?,
+                    next: ExtentId(from.u64("rebuild position")?),
+                    until: ExtentId(from.u64("rebuild end")?),
+                });
+            }
+        }
         from.end()?;
         Ok(root)
     }
@@ -115,7 +146,7 @@ impl Root {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::extent::{Column, DiskIndex, ExtentClass};
+    use crate::extent::{Column, ExtentClass};
 
     #[test]
     fn round_trips_and_survives_hostile_bytes() {
@@ -134,12 +165,13 @@ mod tests {
             log: LogPosition { extent: ExtentId(5), offset: 8192, sequence: 100, previous: [9; 16] },
             next_extent: 10,
             clock_floor: 1 << 60,
+            rebuilds: vec![Rebuild { disk: DiskIndex(3), joined: 4, next: ExtentId(2), until: ExtentId(10) }],
         };
         let bytes = root.encode();
         assert_eq!(Root::decode(&bytes), Ok(root));
         let (_, payload) = frame::open(MAGIC, VERSION, &bytes).expect("own frame");
         for len in 0..payload.len() {
-            assert!(Root::decode_payload(&payload[..len]).is_err());
+            assert!(Root::decode_payload(VERSION, &payload[..len]).is_err());
         }
     }
 }

@@ -11,6 +11,7 @@ use super::codec::{DecodeError, Decoder, Encoder};
 use super::frame::{self, FrameError};
 use crate::body::layout::STRIP_LEN_MAX;
 use crate::extent::Geometry;
+use crate::extent::members::MemberState;
 
 /// Bytes reserved for one copy; A starts at 0, B here.
 pub const SUPERBLOCK_COPY_LEN: usize = 64 << 10;
@@ -31,7 +32,7 @@ pub const CODE_REED_SOLOMON_SIMD: u8 = 1;
 pub const HASH_SIP13_128: u8 = 1;
 
 const MAGIC: [u8; 8] = *b"BSLTSUPR";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// A disk is of use only once every member of its set was formatted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +55,13 @@ pub enum DiskClass {
 pub struct Member {
     pub disk: [u8; 16],
     pub class: DiskClass,
+    pub state: MemberState,
+    /// It is the root of a file system of its own, so that its path holds another one's files when it is not mounted.
+    pub own_filesystem: bool,
     /// The newest epoch this disk was a member of.
     pub epoch_last: u64,
+    /// The epoch since when it is a member without a break.
+    pub joined: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +127,11 @@ impl Superblock {
         for member in &self.members {
             out.raw(&member.disk);
             out.u8(member.class as u8);
-            out.raw(&[0; 7]);
+            out.u8(member.state as u8);
+            out.u8(u8::from(member.own_filesystem));
+            out.raw(&[0; 5]);
             out.u64(member.epoch_last);
+            out.u64(member.joined);
         }
         for &shard in &self.slot_map {
             out.u16(shard);
@@ -137,11 +146,11 @@ impl Superblock {
     /// # Errors
     /// [`FrameError`]: empty, foreign, damaged or newer.
     pub fn decode(bytes: &[u8]) -> Result<Superblock, FrameError> {
-        let (_, payload) = frame::open(MAGIC, VERSION, bytes)?;
-        Ok(Superblock::decode_payload(payload)?)
+        let (version, payload) = frame::open(MAGIC, VERSION, bytes)?;
+        Ok(Superblock::decode_payload(version, payload)?)
     }
 
-    fn decode_payload(payload: &[u8]) -> Result<Superblock, DecodeError> {
+    fn decode_payload(version: u16, payload: &[u8]) -> Result<Superblock, DecodeError> {
         let mut from = Decoder::new(payload);
         let sequence = from.u64("sequence")?;
         let state = match from.u8("state")? {
@@ -204,8 +213,22 @@ impl Superblock {
                 2 => DiskClass::Rotational,
                 got => return Err(DecodeError::Invalid { field: "member class", got: got.into() }),
             };
-            from.raw("member reserved", 7)?;
-            members.push(Member { disk, class, epoch_last: from.u64("member epoch")? });
+            // Version 1 knew no other states, and had zeros here.
+            let state = match from.u8("member state")? {
+                0 => MemberState::InSync,
+                1 => MemberState::Behind,
+                2 => MemberState::Out,
+                got => return Err(DecodeError::Invalid { field: "member state", got: got.into() }),
+            };
+            let own_filesystem = match from.u8("member file system")? {
+                0 => false,
+                1 => true,
+                got => return Err(DecodeError::Invalid { field: "member file system", got: got.into() }),
+            };
+            from.raw("member reserved", 5)?;
+            let epoch_last = from.u64("member epoch")?;
+            let joined = if version == 1 { 0 } else { from.u64("member joined")? };
+            members.push(Member { disk, class, state, own_filesystem, epoch_last, joined });
         }
         let mut slot_map = Vec::with_capacity(HASH_SLOT_COUNT);
         for _ in 0..HASH_SLOT_COUNT {
@@ -262,8 +285,22 @@ pub(crate) mod tests {
             slot_map: (0..HASH_SLOT_COUNT).map(|slot| (slot % 2) as u16).collect(),
             epoch: 9,
             members: vec![
-                Member { disk: [5; 16], class: DiskClass::Flash, epoch_last: 9 },
-                Member { disk: [3; 16], class: DiskClass::Rotational, epoch_last: 8 },
+                Member {
+                    disk: [5; 16],
+                    class: DiskClass::Flash,
+                    state: MemberState::InSync,
+                    own_filesystem: true,
+                    epoch_last: 9,
+                    joined: 1,
+                },
+                Member {
+                    disk: [3; 16],
+                    class: DiskClass::Rotational,
+                    state: MemberState::Behind,
+                    own_filesystem: false,
+                    epoch_last: 8,
+                    joined: 9,
+                },
             ],
         }
     }
@@ -279,13 +316,13 @@ pub(crate) mod tests {
         let bytes = sample().encode();
         let (_, payload) = frame::open(MAGIC, VERSION, &bytes).expect("own frame");
         for len in 0..256 {
-            assert!(Superblock::decode_payload(&payload[..len]).is_err());
+            assert!(Superblock::decode_payload(VERSION, &payload[..len]).is_err());
         }
         for at in 0..200 {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut hostile = payload.to_vec();
                 hostile[at] = value;
-                let _ = Superblock::decode_payload(&hostile);
+                let _ = Superblock::decode_payload(VERSION, &hostile);
             }
         }
     }

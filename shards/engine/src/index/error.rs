@@ -30,6 +30,10 @@ pub enum IndexError {
         disk: DiskIndex,
         error: io::Error,
     },
+    /// A disk with a replica of a new table was taken out of the set meanwhile. Nothing was installed.
+    Out {
+        extent: ExtentId,
+    },
     NoSpace(NoSpace),
     Manifest(DecodeError),
     /// A table that a compaction names is not in the current version, or not where it says.
@@ -75,6 +79,9 @@ impl std::fmt::Display for IndexError {
             }
             IndexError::Write { extent, disk, error } => {
                 write!(out, "index table {} cannot be written to disk {}: {error}", extent.0, disk.0)
+            }
+            IndexError::Out { extent } => {
+                write!(out, "a disk with index table {} was taken out meanwhile", extent.0)
             }
             IndexError::NoSpace(NoSpace) => write!(out, "no free slot for an index table"),
             IndexError::Manifest(error) => write!(out, "index manifest: {error}"),

@@ -81,7 +81,13 @@ pub(super) fn files_on(core: &Core, present: &[u8]) -> Rc<ArenaFiles> {
         }
         let disk = Disk::open(core, Path::new(&format!("disk{index}"))).expect("configured");
         let open = |name| disk.open_file(name).expect("made before");
-        Some(DiskFiles { log: open("log"), data: open("data"), table: open(TABLE_FILE) })
+        Some(DiskFiles {
+            root: open("log"),
+            log: open("log"),
+            data: open("data"),
+            table: open(TABLE_FILE),
+            disk: disk.clone(),
+        })
     });
     ArenaFiles::new(geometry, disks.collect())
 }

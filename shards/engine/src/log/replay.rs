@@ -213,7 +213,7 @@ impl Replay {
     ) -> Result<Buf, String> {
         let (file, start) = self
             .files
-            .locate(extent.placement.class, column)
+            .locate_readable(extent.placement.class, column)
             .ok_or_else(|| "the disk is absent".to_owned())?;
         let buf = self.core.arena().alloc(len).await;
         match file.read_at(buf, start + u64::from(offset)).await {
@@ -303,7 +303,7 @@ pub(crate) async fn refuse_unnamed(
     missing: u64,
 ) -> Result<(), ReplayError> {
     for &column in free {
-        let Some((file, start)) = files.locate(ExtentClass::Log, column) else { continue };
+        let Some((file, start)) = files.locate_readable(ExtentClass::Log, column) else { continue };
         let buf = core.arena().alloc(LOG_HEADER_LEN as usize).await;
         let (Ok(_), bytes) = file.read_at(buf, start).await else { continue };
         let Ok(header) = LogHeader::decode(&bytes) else { continue };
@@ -362,7 +362,8 @@ mod tests {
     fn open(core: &Core) -> Rc<ArenaFiles> {
         let disk = Disk::open(core, Path::new("disk0")).expect("opens");
         let file = || disk.open_file("log").expect("opens");
-        ArenaFiles::new(GEOMETRY, vec![Some(DiskFiles { log: file(), data: file(), table: file() })])
+        let files = DiskFiles { root: file(), log: file(), data: file(), table: file(), disk: disk.clone() };
+        ArenaFiles::new(GEOMETRY, vec![Some(files)])
     }
 
     /// Replays a log whose only batch is in the drive's cache, cuts the power, and replays again.

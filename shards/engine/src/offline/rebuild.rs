@@ -433,6 +433,7 @@ impl<'a> Work<'a> {
                 .clock_max()
                 .max(self.named.clock)
                 .max(old.map_or(0, |root| root.clock_floor)),
+            rebuilds: Vec::new(),
         };
         write_root(&self.set.core, &self.shard, root).await
     }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use basalt_reactor::{Core, File};
+use basalt_reactor::{Core, Disk, File};
 
 use super::media::{Defect, read};
 use super::set::OfflineSet;
@@ -31,6 +31,7 @@ const ASSEMBLY_COUNT_MAX: usize = 256;
 
 /// A shard's files on one disk.
 pub(super) struct MemberFiles {
+    pub(super) disk: Disk,
     pub(super) root: Result<File, Defect>,
     pub(super) log: Result<File, Defect>,
     pub(super) data: Result<File, Defect>,
@@ -59,6 +60,7 @@ impl ShardFiles {
             let disk = &set.disks[disk?];
             let file = |kind| disk.open_file(&shard_file(shard, kind));
             Some(MemberFiles {
+                disk: disk.disk.clone(),
                 root: file("root"),
                 log: file("log"),
                 data: file("data"),
@@ -101,6 +103,8 @@ impl ShardFiles {
         let disks = self.members.iter().map(|files| {
             let files = files.as_ref()?;
             Some(DiskFiles {
+                disk: files.disk.clone(),
+                root: files.root.as_ref().ok()?.clone(),
                 log: files.log.as_ref().ok()?.clone(),
                 data: files.data.as_ref().ok()?.clone(),
                 table: files.table.as_ref().ok()?.clone(),

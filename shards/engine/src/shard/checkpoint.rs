@@ -16,6 +16,7 @@ use super::{CHECKPOINT_LOG_SLOTS, Shard};
 use crate::body::DeviceError;
 use crate::checksum::crc32c;
 use crate::error::EngineError;
+use crate::extent::members::{MemberState, Outcome};
 use crate::extent::{DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::format::manifest::{ExtentEntry, Manifest};
 use crate::format::root::{MANIFEST_EXTENT_COUNT_MAX, ROOT_COPY_LEN, Root};
@@ -27,6 +28,9 @@ const BEHIND_COUNT: usize = 4;
 
 /// How long a full or failing shard waits before it tries again to make room.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Key of the lock that whoever makes a root holds from its boundary on.
+pub(super) const ROOT_TURN: &[u8] = b"root";
 
 /// Index tables that the current version no longer has.
 #[derive(Default)]
@@ -132,19 +136,29 @@ impl Shard {
     /// # Errors
     /// [`EngineError`]; the old root stays in force.
     pub(crate) async fn checkpoint(&self) -> Result<(), EngineError> {
+        let _turn = self.roots.lock(ROOT_TURN).await;
         // Memtables that an earlier attempt left frozen go first: when too many wait, there is no boundary to be had.
         if self.index.stats().frozen_count > 0 {
-            self.reserve_for_flush().await?;
-            self.index.flush().await?;
+            self.flush_index().await?;
         }
         let boundary = self.boundary().await?;
-        self.reserve_for_flush().await?;
-        self.index.flush().await?;
+        self.flush_index().await?;
         self.install(boundary).await?;
         self.checkpoints.set(self.checkpoints.get() + 1);
         self.space.refresh_full();
         self.commits.retry_spare();
         Ok(())
+    }
+
+    /// Writes the frozen memtables out, again and again while disks go out under it.
+    pub(super) async fn flush_index(&self) -> Result<(), EngineError> {
+        loop {
+            self.reserve_for_flush().await?;
+            match self.index.flush().await.map_err(EngineError::from) {
+                Err(EngineError::MembersChanged) => {}
+                flushed => return flushed,
+            }
+        }
     }
 
     /// Makes room for the tables that the memtables become, and for a manifest.
@@ -167,22 +181,27 @@ impl Shard {
         self.obsolete.borrow_mut().pending.extend(obsolete);
         let count = self.obsolete.borrow().pending.len();
         let manifest = Manifest { extents, index: self.index.manifest().encode() };
-        let written = self.write_manifest(&manifest).await;
+        let written = loop {
+            match self.write_manifest(&manifest).await {
+                Err(EngineError::MembersChanged) => {}
+                written => break written,
+            }
+        };
         let installed = match written {
             Ok((placements, len, crc)) => {
-                let _turn = self.root_turn.lock(b"").await;
                 let old = self.root.borrow().clone();
                 let root = Root {
                     deployment: self.deployment,
                     shard: self.id,
                     sequence: old.sequence + 1,
-                    epoch: self.epoch,
+                    epoch: self.files.members().epoch(),
                     manifest: placements,
                     manifest_len: len,
                     manifest_crc: crc,
                     log: boundary.log,
                     next_extent: boundary.next_extent,
                     clock_floor: self.clock.get(),
+                    rebuilds: self.rebuilds_under_way(),
                 };
                 self.write_root(root).await.map(|root| (old, root))
             }
@@ -287,16 +306,9 @@ impl Shard {
     }
 
     async fn write_table_bytes(&self, placement: &Placement, bytes: &[u8]) -> Result<(), EngineError> {
+        let epoch = self.files.members().epoch();
         for &column in &placement.columns {
-            let fail = |error: &std::io::Error| {
-                EngineError::Damaged(format!(
-                    "manifest on disk {}: {}",
-                    column.disk.0,
-                    DeviceError::from(error)
-                ))
-            };
-            let (file, start) =
-                self.files.locate(ExtentClass::Table, column).ok_or_else(|| absent(column.disk.0))?;
+            let Some((file, start)) = self.files.locate(ExtentClass::Table, column) else { continue };
             let mark = self.files.flushes().mark(column.disk);
             for (index, part) in bytes.chunks(BUF_LEN_MAX).enumerate() {
                 let mut buf = self.core.arena().alloc(part.len().next_multiple_of(BLOCK_LEN)).await;
@@ -304,16 +316,33 @@ impl Shard {
                 buf[..part.len()].copy_from_slice(part);
                 buf[part.len()..].fill(0);
                 let offset = start + (index * BUF_LEN_MAX) as u64;
-                file.write_at(buf.freeze(), offset, WriteMode::Volatile)
-                    .await
-                    .map_err(|error| fail(&error))?;
+                let file = file.clone();
+                let write = async move { file.write_at(buf.freeze(), offset, WriteMode::Volatile).await };
+                self.carry_out_table(column.disk, write).await?;
             }
             if !Mutant::ManifestNotSynced.is_active() {
-                let synced = self.files.sync_since(&self.core, column.disk, file, mark);
-                synced.await.map_err(|error| fail(&error))?;
+                let sync = self.files.sync_since(&self.core, column.disk, &file, mark);
+                self.carry_out_table(column.disk, sync).await?;
             }
         }
-        Ok(())
+        // A disk that went out between two steps was skipped in silence.
+        if self.files.members().epoch() == epoch { Ok(()) } else { Err(EngineError::MembersChanged) }
+    }
+
+    async fn carry_out_table(
+        &self,
+        disk: DiskIndex,
+        operation: impl Future<Output = std::io::Result<()>> + 'static,
+    ) -> Result<(), EngineError> {
+        match self.files.carry_out(&self.core, disk, operation).await {
+            Ok(Outcome::Done) => Ok(()),
+            Ok(Outcome::Out) => Err(EngineError::MembersChanged),
+            Err(error) => Err(EngineError::Damaged(format!(
+                "manifest on disk {}: {}",
+                disk.0,
+                DeviceError::from(&error)
+            ))),
+        }
     }
 
     /// Makes `root` durable on every disk, in both copies one after the other, so that at rest no damage to one copy
@@ -329,10 +358,17 @@ impl Shard {
     async fn write_root_copy(&self, root: &Root) -> Result<(), EngineError> {
         let bytes = root.encode();
         let offset = (root.sequence & 1) * ROOT_COPY_LEN as u64;
-        for (disk, file) in (0..).map(DiskIndex).zip(&self.roots) {
+        for disk in (0..self.files.disk_count()).map(DiskIndex) {
+            if self.files.members().state(disk) == MemberState::Out {
+                continue;
+            }
+            let Some(files) = self.files.disk(disk) else { continue };
             let mut buf = self.core.arena().alloc(bytes.len()).await;
             buf.copy_from_slice(&bytes);
-            if let Err(error) = self.files.flushes().write_stable(disk, file, buf.freeze(), offset).await {
+            let flushes = Rc::clone(self.files.flushes());
+            let write = async move { flushes.write_stable(disk, &files.root, buf.freeze(), offset).await };
+            // A disk that goes out has no say any more.
+            if let Err(error) = self.files.carry_out(&self.core, disk, write).await {
                 let reason = format!("root: {}", DeviceError::from(&error));
                 self.fail(reason.clone());
                 return Err(EngineError::ShardFailed { shard: self.id, reason });
@@ -340,8 +376,4 @@ impl Shard {
         }
         Ok(())
     }
-}
-
-fn absent(disk: u8) -> EngineError {
-    EngineError::Damaged(format!("disk {disk} is absent"))
 }

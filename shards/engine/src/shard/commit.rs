@@ -19,7 +19,7 @@ use crate::format::manifest::ExtentEntry;
 use crate::format::record::Record;
 use crate::format::root::LogPosition;
 use crate::index::Index;
-use crate::log::{self, Batch, LogExtent, LogWriter};
+use crate::log::{self, Appended, Batch, LogError, LogExtent, LogWriter};
 use crate::value::{self, InlinePlace};
 use crate::wait::{Event, Giver, once};
 
@@ -129,6 +129,22 @@ impl CommitQueue {
         self.prepared.borrow().is_some() || !self.successors.borrow().is_empty() || self.starved.get()
     }
 
+    /// Completes when somebody waits for a boundary.
+    pub(super) async fn boundary_asked(&self) {
+        self.work.wait_until(|| !self.boundaries.borrow().is_empty()).await;
+    }
+
+    /// The log extent that the log does not name yet, if there is one.
+    pub(super) fn take_prepared(&self) -> Option<LogExtent> {
+        self.prepared.borrow_mut().take()
+    }
+
+    /// The log will go on elsewhere than in those it named.
+    pub(super) fn forget_successors(&self) {
+        self.successors.borrow_mut().clear();
+        self.sealing.set(None);
+    }
+
     /// Wakes whoever waits for room: called when slots came free.
     pub(crate) fn retry_spare(&self) {
         self.starved.set(false);
@@ -164,7 +180,18 @@ impl Shard {
     /// Runs the log until its device fails.
     pub(crate) async fn run_log(self: Rc<Self>, mut log: LogWriter) {
         loop {
-            self.commits.work.wait_until(|| self.commits.has_work() || self.failed.borrow().is_some()).await;
+            self.commits
+                .work
+                .wait_until(|| {
+                    self.commits.has_work() || self.failed.borrow().is_some() || self.is_epoch_due(&log)
+                })
+                .await;
+            if self.is_epoch_due(&log)
+                && self.check_healthy().is_ok()
+                && self.enter_epoch(&mut log).await.is_ok()
+            {
+                continue;
+            }
             if self.check_healthy().is_err() {
                 self.fail_all();
                 return;
@@ -196,7 +223,7 @@ impl Shard {
         }
     }
 
-    fn give_boundaries(&self, log: &LogWriter) {
+    pub(super) fn give_boundaries(&self, log: &LogWriter) {
         for boundary in self.commits.boundaries.take() {
             // Without a fresh memtable there is no boundary: the asker hears that by the drop.
             if !self.index.rotate() {
@@ -263,7 +290,10 @@ impl Shard {
                 EngineError::ShardFailed { shard: self.id, reason }
             })?;
         }
-        let next = self.commits.successors.borrow_mut().pop_front().expect("one was named just now");
+        let Some(next) = self.commits.successors.borrow_mut().pop_front() else {
+            // A disk went out under that batch, and the log has begun an empty extent.
+            return Ok(());
+        };
         self.commits.sealing.set(Some(log.extent()));
         log.switch(next);
         self.commits.spare.notify();
@@ -295,10 +325,9 @@ impl Shard {
             batch.payload.push(pending.change.payload);
             answers.push(pending.done);
         }
-        let appended = match log.append(&batch, self.clock.get()).await {
+        let appended = match self.append_in_any_epoch(log, &mut batch).await {
             Ok(appended) => appended,
-            Err(error) => {
-                let reason = error.to_string();
+            Err(reason) => {
                 for done in answers {
                     done.give(Err(EngineError::ShardFailed { shard: self.id, reason: reason.clone() }));
                 }
@@ -327,6 +356,27 @@ impl Shard {
         Ok(())
     }
 
+    /// Appends `batch`, as often as a disk is taken out under it.
+    async fn append_in_any_epoch(&self, log: &mut LogWriter, batch: &mut Batch) -> Result<Appended, String> {
+        loop {
+            match log.append(batch, self.clock.get()).await {
+                Ok(appended) => return Ok(appended),
+                Err(error @ LogError::Device { .. }) => return Err(error.to_string()),
+                Err(LogError::Out { .. }) => {
+                    // The extent that the batch was to name may lie on that disk as well.
+                    batch.records.retain(|record| match record {
+                        Record::ExtentOpened { placement, .. } if placement.class == ExtentClass::Log => {
+                            self.space.extents.borrow_mut().release(placement);
+                            false
+                        }
+                        _ => true,
+                    });
+                    self.enter_epoch(log).await.map_err(|error| error.to_string())?;
+                }
+            }
+        }
+    }
+
     fn answer(&self, group: Vec<Pending>, result: &Result<(), EngineError>) {
         for pending in group {
             pending.done.give(result.clone());
@@ -345,11 +395,17 @@ impl Shard {
     pub(crate) async fn run_spares(self: Rc<Self>) {
         loop {
             self.commits.spare.wait_until(|| self.commits.needs_spare() && !self.commits.starved.get()).await;
-            match self.prepare_log_extent().await {
+            let epoch = self.files.members().epoch();
+            match self.prepare_log_extent(epoch).await {
+                Ok(extent) if self.files.members().epoch() != epoch => {
+                    // It may lie on a disk that went out meanwhile.
+                    self.space.extents.borrow_mut().release(&extent.placement);
+                }
                 Ok(extent) => {
                     *self.commits.prepared.borrow_mut() = Some(extent);
                     self.space.refresh_full();
                 }
+                Err(EngineError::MembersChanged) => {}
                 Err(error) => {
                     tracing::debug!(shard = self.id, %error, "no room for the next log extent");
                     self.space.set_full(true);
@@ -361,31 +417,36 @@ impl Shard {
         }
     }
 
-    async fn prepare_log_extent(&self) -> Result<LogExtent, EngineError> {
+    async fn prepare_log_extent(&self, epoch: u64) -> Result<LogExtent, EngineError> {
         let placement = self.space.allocate(ExtentClass::Log).await?;
         let extent = new_log_extent(self, placement);
-        let header = self.header_for(&extent);
+        let header = self.header_for(&extent, epoch);
         match log::prepare_extent(&self.core, &self.files, &extent.placement, &header, false).await {
             Ok(()) => Ok(extent),
             Err(error) => {
                 self.space.extents.borrow_mut().release(&extent.placement);
-                Err(EngineError::ShardFailed { shard: self.id, reason: error.to_string() })
+                match error {
+                    LogError::Out { .. } => Err(EngineError::MembersChanged),
+                    LogError::Device { .. } => {
+                        Err(EngineError::ShardFailed { shard: self.id, reason: error.to_string() })
+                    }
+                }
             }
         }
     }
 
-    pub(crate) fn header_for(&self, extent: &LogExtent) -> LogHeader {
+    pub(crate) fn header_for(&self, extent: &LogExtent, epoch: u64) -> LogHeader {
         LogHeader {
             deployment: self.deployment,
             shard: self.id,
             extent: extent.placement.id,
-            epoch: self.epoch,
+            epoch,
             nonce: extent.nonce,
         }
     }
 }
 
-fn new_log_extent(shard: &Shard, placement: Placement) -> LogExtent {
+pub(super) fn new_log_extent(shard: &Shard, placement: Placement) -> LogExtent {
     let mut nonce = [0; 16];
     shard.core.fill_random(&mut nonce);
     LogExtent { placement: Rc::new(placement), nonce }

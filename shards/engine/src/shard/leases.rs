@@ -49,6 +49,15 @@ impl Leases {
     pub(super) fn set_open(&self, extent: ExtentId) {
         self.open.set(Some(extent));
     }
+
+    pub(super) fn is_open(&self, extent: ExtentId) -> bool {
+        self.open.get() == Some(extent)
+    }
+
+    /// Nothing more is lent from the open extent.
+    pub(super) fn close(&self) {
+        self.open.set(None);
+    }
 }
 
 impl Shard {

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use basalt_reactor::disk::BLOCK_LEN;
-use basalt_reactor::{Core, Disk, File};
+use basalt_reactor::{Core, File};
 
 use super::Shard;
 use super::commit::{Boundary, CommitQueue, apply};
@@ -19,6 +19,7 @@ use crate::body::DeviceError;
 use crate::buckets::Buckets;
 use crate::checksum::crc32c;
 use crate::error::EngineError;
+use crate::extent::members::MemberState;
 use crate::extent::table::ExtentTable;
 use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId};
 use crate::format::frame::FrameError;
@@ -46,9 +47,6 @@ pub(crate) struct ShardContext {
     pub(crate) epoch: u64,
     pub(crate) shard_count: u16,
     pub(crate) files: Rc<ArenaFiles>,
-    pub(crate) disks: Vec<Option<Disk>>,
-    /// The root file on each disk, in member order.
-    pub(crate) roots: Vec<Option<File>>,
     pub(crate) buckets: Rc<Buckets>,
     /// Bytes that the index may take for memtables and cache, roughly.
     pub(crate) memory: usize,
@@ -71,11 +69,8 @@ impl Shard {
         settle_roots(&context).await?;
         let root = newest_root(&context).await?;
         let manifest = read_manifest(&context, &root).await?;
-        let mut table = ExtentTable::new(
-            *context.files.geometry(),
-            u8::try_from(context.disks.len()).expect("a set has at most 20 disks"),
-            root.next_extent,
-        );
+        let mut table =
+            ExtentTable::new(*context.files.geometry(), context.files.disk_count(), root.next_extent);
         count_slots(&context, &mut table)?;
         for placement in &root.manifest {
             table.occupy(placement);
@@ -90,7 +85,7 @@ impl Shard {
         for placement in index_manifest.placements() {
             table.occupy(placement);
         }
-        let space = Space::new(Rc::clone(&context.files), context.disks.clone(), context.shard_count, table);
+        let space = Space::new(context.core.clone(), Rc::clone(&context.files), context.shard_count, table);
         let repairs = Rc::new(Repairs::default());
         let index = Index::open(
             context.core.clone(),
@@ -102,18 +97,20 @@ impl Shard {
         .await?;
         let replayed = replay(&context, &root, &manifest, &index, &space).await?;
         let recovered = replayed.found;
+        let rebuilds = root.rebuilds.clone();
         let shard = Rc::new(Shard {
             id: context.id,
             core: context.core.clone(),
             files: context.files,
             deployment: context.deployment,
-            epoch: context.epoch,
             index: Rc::new(index),
             space,
             buckets: context.buckets,
-            roots: context.roots.into_iter().flatten().collect(),
             root: RefCell::new(root),
-            root_turn: Rc::default(),
+            roots: Rc::default(),
+            rebuilds: RefCell::new(rebuilds),
+            rebuilding: Default::default(),
+            log_epoch: Cell::new(context.epoch),
             commits: CommitQueue::default(),
             locks: Rc::default(),
             leases: Default::default(),
@@ -154,14 +151,16 @@ impl Shard {
         let mut nonce = [0; 16];
         self.core.fill_random(&mut nonce);
         let extent = LogExtent { placement: Rc::new(placement), nonce };
-        prepare_extent(&self.core, &self.files, &extent.placement, &self.header_for(&extent), false)
+        let epoch = self.files.members().epoch();
+        let header = self.header_for(&extent, epoch);
+        prepare_extent(&self.core, &self.files, &extent.placement, &header, false)
             .await
             .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", self.id)))?;
         let mut log = LogWriter::new(
             self.core.clone(),
             Rc::clone(&self.files),
             self.id,
-            self.epoch,
+            epoch,
             extent.clone(),
             replayed.sequence,
             replayed.previous,
@@ -364,10 +363,9 @@ fn apply_replayed(batch: ReplayedBatch, index: &Index, space: &Space) {
 /// Makes the roots durable before they are read. A killed process may have left the newest one in a drive's cache alone: were
 /// it lost to a power cut after this start took the slots that it calls free, an older root would name what is overwritten.
 async fn settle_roots(context: &ShardContext) -> Result<(), EngineError> {
-    for (disk, file) in (0..).map(DiskIndex).zip(&context.roots) {
-        let Some(file) = file else { continue };
+    for (disk, file) in root_files(context) {
         let mark = context.files.flushes().mark(disk);
-        context.files.sync_since(&context.core, disk, file, mark).await.map_err(|error| {
+        context.files.sync_since(&context.core, disk, &file, mark).await.map_err(|error| {
             EngineError::ShardFailed {
                 shard: context.id,
                 reason: format!("root: {}", DeviceError::from(&error)),
@@ -377,12 +375,21 @@ async fn settle_roots(context: &ShardContext) -> Result<(), EngineError> {
     Ok(())
 }
 
+/// The root files of the disks that are believed.
+fn root_files(context: &ShardContext) -> Vec<(DiskIndex, File)> {
+    let disks = (0..context.files.disk_count()).map(DiskIndex);
+    disks
+        .filter(|&disk| context.files.members().state(disk) == MemberState::InSync)
+        .filter_map(|disk| context.files.disk(disk).map(|files| (disk, files.root.clone())))
+        .collect()
+}
+
 /// The newest root any disk has whole. A shard without one is never taken for empty.
 pub(crate) async fn newest_root(context: &ShardContext) -> Result<Root, EngineError> {
     let mut newest: Option<Root> = None;
     let mut reasons = Vec::new();
-    for (disk, file) in context.roots.iter().enumerate() {
-        let Some(file) = file else { continue };
+    for (disk, file) in root_files(context) {
+        let disk = disk.0;
         for copy in 0..2u64 {
             let buf = context.core.arena().alloc(ROOT_COPY_LEN).await;
             let (result, buf) = file.read_at(buf, copy * ROOT_COPY_LEN as u64).await;
@@ -447,7 +454,8 @@ async fn read_manifest_replica(
     let mut bytes = Vec::new();
     for placement in &root.manifest {
         let column = *placement.columns.get(replica).ok_or("no such replica")?;
-        let (file, start) = context.files.locate(ExtentClass::Table, column).ok_or("the disk is absent")?;
+        let (file, start) =
+            context.files.locate_readable(ExtentClass::Table, column).ok_or("the disk is absent")?;
         let mut offset = 0;
         while offset < slot_len && (bytes.len() as u64) < root.manifest_len {
             let left = root.manifest_len - bytes.len() as u64;
@@ -468,8 +476,7 @@ async fn read_manifest_replica(
 /// Tells the table how many slots each arena file has.
 fn count_slots(context: &ShardContext, table: &mut ExtentTable) -> Result<(), EngineError> {
     let geometry = context.files.geometry();
-    for disk in 0..context.disks.len() {
-        let disk = DiskIndex(u8::try_from(disk).expect("a set has at most 20 disks"));
+    for disk in (0..context.files.disk_count()).map(DiskIndex) {
         for class in [ExtentClass::Log, ExtentClass::Data, ExtentClass::Table] {
             let Some((file, _)) = context.files.locate(class, crate::extent::Column { disk, slot: 0 }) else {
                 continue;

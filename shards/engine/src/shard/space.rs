@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
-use basalt_reactor::Disk;
+use basalt_reactor::{Core, File};
 
 use crate::body::DeviceError;
 use crate::error::EngineError;
+use crate::extent::members::MemberState;
 use crate::extent::table::ExtentTable;
 use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::index::{NoSpace, TableAllocator};
@@ -28,8 +29,8 @@ const TABLE_SLOT_RESERVE_OF_LOG: u64 = 6;
 const LOG_SLOT_RESERVE: u64 = 2;
 
 pub(crate) struct Space {
+    core: Core,
     files: Rc<ArenaFiles>,
-    disks: Vec<Option<Disk>>,
     shard_count: u64,
     pub(crate) extents: RefCell<ExtentTable>,
     /// One grower per class at a time.
@@ -44,14 +45,14 @@ pub(crate) struct Space {
 
 impl Space {
     pub(crate) fn new(
+        core: Core,
         files: Rc<ArenaFiles>,
-        disks: Vec<Option<Disk>>,
         shard_count: u16,
         extents: ExtentTable,
     ) -> Rc<Space> {
         Rc::new(Space {
+            core,
             files,
-            disks,
             shard_count: u64::from(shard_count),
             extents: RefCell::new(extents),
             growing: Rc::default(),
@@ -73,12 +74,18 @@ impl Space {
     /// Looks again whether bodies may come in: some disk has less than the reserve, and no log slots are free instead.
     pub(crate) fn refresh_full(&self) {
         let reserve = self.reserve_len(ExtentClass::Data);
-        let low = self.disks.iter().flatten().any(|disk| {
-            // A disk that cannot say how much room it has will say so when it is written to.
-            disk.space().is_ok_and(|space| space.available < reserve)
-        });
+        let low =
+            (0..self.files.disk_count()).filter_map(|disk| self.files.disk(DiskIndex(disk))).any(|files| {
+                // A disk that cannot say how much room it has will say so when it is written to.
+                files.disk.space().is_ok_and(|space| space.available < reserve)
+            });
         let log_slots = self.extents.borrow().free_extents(ExtentClass::Log);
         self.full.set(low && u64::from(log_slots) < LOG_SLOT_RESERVE);
+    }
+
+    /// Whether what is allocated now may use the reserve.
+    pub(crate) fn use_reserve(&self, may: bool) {
+        self.opening.set(may);
     }
 
     /// Recovery is over: from here on the reserve is kept.
@@ -93,7 +100,8 @@ impl Space {
     /// [`EngineError::NoSpace`], or the device's error.
     pub(crate) async fn allocate(&self, class: ExtentClass) -> Result<Placement, EngineError> {
         loop {
-            let shortage = match self.extents.borrow_mut().place(class) {
+            let states = self.files.members().states();
+            let shortage = match self.extents.borrow_mut().place(class, &states) {
                 Ok(placement) => return Ok(placement),
                 Err(shortage) => shortage,
             };
@@ -108,9 +116,8 @@ impl Space {
     pub(crate) async fn reserve_tables(&self, count: u32) -> Result<(), EngineError> {
         while self.extents.borrow().free_extents(ExtentClass::Table) < count {
             let _one = self.growing.lock(&[ExtentClass::Table as u8]).await;
-            for disk in 0..self.disks.len() {
-                let disk = DiskIndex(u8::try_from(disk).expect("a set has at most 20 disks"));
-                self.grow(ExtentClass::Table, disk).await?;
+            for disk in 0..self.files.disk_count() {
+                self.grow(ExtentClass::Table, DiskIndex(disk)).await?;
             }
         }
         Ok(())
@@ -137,33 +144,58 @@ impl Space {
 
     async fn grow(&self, class: ExtentClass, disk: DiskIndex) -> Result<(), EngineError> {
         let slot_len = self.files.geometry().slot_len(class);
-        let column = crate::extent::Column { disk, slot: 0 };
-        let Some((file, _)) = self.files.locate(class, column) else {
-            return Err(EngineError::NoSpace);
-        };
-        let available = self.disks[usize::from(disk.0)]
-            .as_ref()
-            .ok_or(EngineError::NoSpace)?
-            .space()
-            .map_err(|error| failed(class, disk, &error))?
-            .available;
-        let reserve = if self.opening.get() { 0 } else { self.reserve_len(class) };
-        if available < reserve + slot_len {
-            return Err(EngineError::NoSpace);
-        }
         let grown = self.extents.borrow().grown(class, disk) + 1;
-        let result = match file.grow(u64::from(grown) * slot_len).await {
-            // A record may name the slot before anything in it was synced; the room must be there after a power cut.
-            Ok(()) => self.files.sync(disk, file).await,
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(()) => {
-                self.extents.borrow_mut().set_grown(class, disk, grown);
-                Ok(())
+        // The slots of a disk that is not there are counted as if it were; it gets them when it is back.
+        let is_out = self.files.members().state(disk) == MemberState::Out;
+        if let Some(files) = self.files.disk(disk).filter(|_| !is_out) {
+            let available =
+                files.disk.space().map_err(|error| failed(class, disk, &error)).map(|space| space.available);
+            let reserve = if self.opening.get() { 0 } else { self.reserve_len(class) };
+            match available {
+                Ok(available) if available < reserve + slot_len => return Err(EngineError::NoSpace),
+                // What is wrong with it shows in the next step.
+                Ok(_) | Err(_) => {}
             }
-            Err(error) => Err(failed(class, disk, &error)),
+            let file = files.of_class(class).clone();
+            self.grow_file(file, disk, u64::from(grown) * slot_len)
+                .await
+                .map_err(|error| failed(class, disk, &error))?;
         }
+        self.extents.borrow_mut().set_grown(class, disk, grown);
+        Ok(())
+    }
+
+    async fn grow_file(&self, file: File, disk: DiskIndex, len: u64) -> io::Result<()> {
+        let mark = self.files.flushes().mark(disk);
+        let files = Rc::clone(&self.files);
+        let core = self.core.clone();
+        let grow = async move {
+            file.grow(len).await?;
+            // A record may name the slot before anything in it was synced; the room must be there after a power cut.
+            files.sync_since(&core, disk, &file, mark).await
+        };
+        self.files.carry_out(&self.core, disk, grow).await.map(drop)
+    }
+
+    /// Gives a disk that was away or is new the room that was given out on it meanwhile.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSpace`] when it has not as much.
+    pub(crate) async fn catch_up(&self, disk: DiskIndex) -> Result<(), EngineError> {
+        let Some(files) = self.files.disk(disk) else { return Ok(()) };
+        for class in [ExtentClass::Log, ExtentClass::Data, ExtentClass::Table] {
+            let grown = self.extents.borrow().grown(class, disk);
+            let len = u64::from(grown) * self.files.geometry().slot_len(class);
+            let file = files.of_class(class).clone();
+            if file.len().map_err(|error| failed(class, disk, &error))? < len {
+                let grown = async {
+                    file.grow(len).await?;
+                    self.files.sync(disk, &file).await
+                };
+                grown.await.map_err(|error| failed(class, disk, &error))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -180,7 +212,8 @@ fn failed(class: ExtentClass, disk: DiskIndex, error: &io::Error) -> EngineError
 
 impl TableAllocator for Space {
     fn allocate(&self) -> Result<Placement, NoSpace> {
-        let placement = self.extents.borrow_mut().place(ExtentClass::Table).map_err(|_| NoSpace)?;
+        let states = self.files.members().states();
+        let placement = self.extents.borrow_mut().place(ExtentClass::Table, &states).map_err(|_| NoSpace)?;
         self.tables.borrow_mut().insert(placement.id, placement.clone());
         Ok(placement)
     }

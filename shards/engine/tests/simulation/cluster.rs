@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use basalt_engine::deployment::MissingDisks;
 use basalt_engine::extent::Geometry;
 use basalt_engine::format::superblock::DiskClass;
 use basalt_engine::request::{Reply, Request};
@@ -72,21 +73,37 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("the deployment does not open: {error}"))
     }
 
+    /// As [`Cluster::start`], with the operator's word that what is missing is lost.
+    pub(crate) async fn start_degraded(cores: Vec<Core>, layout: Layout) -> Cluster {
+        Cluster::start_without(cores, layout, MissingDisks::AreLost)
+            .await
+            .unwrap_or_else(|error| panic!("the deployment does not open: {error}"))
+    }
+
     /// As [`Cluster::start`]; a refusal says why.
     pub(crate) async fn try_start(cores: Vec<Core>, layout: Layout) -> Result<Cluster, String> {
+        Cluster::start_without(cores, layout, MissingDisks::MayHaveGoneOn).await
+    }
+
+    async fn start_without(
+        cores: Vec<Core>,
+        layout: Layout,
+        missing: MissingDisks,
+    ) -> Result<Cluster, String> {
         let core = &cores[0];
         let paths = layout.disk_names().into_iter().map(PathBuf::from).collect::<Vec<_>>();
         let mut locks = Vec::new();
         for path in &paths {
-            let disk = Disk::open(core, path).map_err(|error| error.to_string())?;
-            locks.push(lock(core, &disk).await?);
+            // One that is not there may be missed or not.
+            let Ok(disk) = Disk::open(core, path) else { continue };
+            locks.extend(lock(core, &disk).await.ok());
         }
         let options = FormatOptions {
             shard_count: layout.shards,
             erasure: Some((layout.k, layout.m)),
             geometry: Some(layout.geometry()),
         };
-        let deployment = Deployment::prepare(core, &paths, DiskClass::Flash, &options)
+        let deployment = Deployment::prepare_without(core, &paths, DiskClass::Flash, &options, missing)
             .await
             .map_err(|error| error.to_string())?;
         let count = u16::try_from(cores.len()).expect("few cores");

@@ -11,6 +11,7 @@ mod crashes;
 mod damage;
 mod directories;
 mod faults;
+mod members;
 mod model;
 mod mutants;
 mod offline;
@@ -85,6 +86,18 @@ fn a_damaged_acknowledged_batch_is_refused_with_evidence() {
 fn a_failing_device_never_makes_an_acknowledgement_untrue() {
     let total = run_all(25, faults::failing_device);
     must_reach(total.failed > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn up_to_m_disks_leave_and_no_client_notices() {
+    let total = run_all(20, members::disks_leave);
+    must_reach(total.acknowledged > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn disks_that_return_or_are_replaced_are_rebuilt_under_load() {
+    let total = run_all(12, members::disks_return);
+    must_reach(total.acknowledged > 0 && total.verified > 0, &total);
 }
 
 #[test]

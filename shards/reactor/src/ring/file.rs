@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -179,6 +179,13 @@ impl RingDisk {
 
     pub(crate) async fn sync(&self) -> io::Result<()> {
         sync(&self.driver, &self.directory, types::FsyncFlags::empty()).await
+    }
+
+    pub(crate) fn own_filesystem(&self) -> io::Result<bool> {
+        let own = self.directory.file.metadata()?;
+        let parent = std::fs::metadata(self.path.join(".."))?;
+        // The root of everything is its own parent.
+        Ok(own.dev() != parent.dev() || own.ino() == parent.ino())
     }
 
     pub(crate) fn space(&self) -> io::Result<Space> {

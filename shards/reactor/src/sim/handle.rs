@@ -108,6 +108,10 @@ impl SimDisk {
         Completion::submit(&self.shared, self.target, Kind::Sync { started }).await.0.map(drop)
     }
 
+    pub(crate) fn own_filesystem(&self) -> io::Result<bool> {
+        self.with(|volume| Ok(volume.own_filesystem))
+    }
+
     pub(crate) fn space(&self) -> io::Result<Space> {
         self.with(|volume| Ok(volume.space()))
     }

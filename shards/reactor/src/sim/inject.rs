@@ -119,6 +119,11 @@ impl DiskHandle {
         state.release_parked(self.index);
     }
 
+    /// Says whether the disk is the root of a file system of its own; it is not, to begin with.
+    pub fn set_own_filesystem(&self, own: bool) {
+        self.with(|volume| volume.own_filesystem = own);
+    }
+
     /// Puts the disk back in; it has to be opened anew.
     pub fn plug(&self) {
         self.with(|volume| volume.plugged = true);

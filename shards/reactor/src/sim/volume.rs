@@ -34,6 +34,7 @@ pub(super) struct Volume {
     pub(super) faults: Faults,
     pub(super) failing: BTreeSet<Access>,
     pub(super) plugged: bool,
+    pub(super) own_filesystem: bool,
     /// Changes when the disk goes away or its content is exchanged; older handles are stale.
     pub(super) generation: u64,
     pub(super) stuck: bool,
@@ -79,6 +80,7 @@ impl Volume {
             faults: config.faults,
             failing: BTreeSet::new(),
             plugged: true,
+            own_filesystem: false,
             generation: 0,
             stuck: false,
             parked: Vec::new(),

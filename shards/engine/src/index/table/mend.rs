@@ -159,7 +159,7 @@ impl TableCheck {
     /// Bytes of a replica; `None` when its disk is absent.
     async fn read(&self, index: usize, offset: u64, len: usize) -> Option<Result<Buf, ()>> {
         let column = self.placement().columns[index];
-        let (file, start) = self.store.files.locate(ExtentClass::Table, column)?;
+        let (file, start) = self.store.files.locate_readable(ExtentClass::Table, column)?;
         let file = file.clone();
         let buf = self.store.core.arena().alloc(len).await;
         let (result, buf) = file.read_at(buf, start + offset).await;

@@ -17,6 +17,7 @@ use super::header::{HEADER_FRAME_LEN, Header, SECTION_FRAME_LEN, SECTION_PAYLOAD
 use super::store::TableStore;
 use super::{Table, TableDescriptor};
 use crate::extent::flushes::FlushMark;
+use crate::extent::members::Outcome;
 use crate::extent::{DiskIndex, ExtentClass, Placement};
 use crate::index::error::IndexError;
 use crate::index::key::KEY_LEN_MAX;
@@ -58,7 +59,9 @@ pub(crate) struct TableWriter {
     out_len: usize,
     /// Offset in the extent where `out` begins.
     out_offset: u64,
-    in_flight: Vec<(DiskIndex, JoinHandle<io::Result<()>>)>,
+    in_flight: Vec<(DiskIndex, JoinHandle<io::Result<Outcome>>)>,
+    /// The members' epoch when the extent was placed.
+    members_epoch: u64,
 }
 
 impl TableWriter {
@@ -66,6 +69,7 @@ impl TableWriter {
         assert!(placement.class == ExtentClass::Table, "a table in an extent of another class");
         let flushes = store.files.flushes();
         let marks = placement.columns.iter().map(|column| flushes.mark(column.disk)).collect();
+        let members_epoch = store.files.members().epoch();
         TableWriter {
             store,
             placement,
@@ -83,6 +87,7 @@ impl TableWriter {
             out_len: 0,
             out_offset: HEADER_FRAME_LEN as u64,
             in_flight: Vec::new(),
+            members_epoch,
         }
     }
 
@@ -175,20 +180,28 @@ impl TableWriter {
 
     fn write(&mut self, buf: Buf, offset: u64) {
         let slice = buf.freeze();
-        for &column in &self.placement.columns {
+        for column in self.placement.columns.clone() {
             let Some((file, base)) = self.store.files.locate(ExtentClass::Table, column) else { continue };
-            let (file, slice) = (file.clone(), slice.clone());
+            let slice = slice.clone();
             let write = async move { file.write_at(slice, base + offset, WriteMode::Volatile).await };
-            self.in_flight.push((column.disk, self.store.core.spawn(write)));
+            self.carry_out(column.disk, write);
         }
+    }
+
+    fn carry_out(&mut self, disk: DiskIndex, operation: impl Future<Output = io::Result<()>> + 'static) {
+        let (core, files) = (self.store.core.clone(), Rc::clone(&self.store.files));
+        let task = async move { files.carry_out(&core, disk, operation).await };
+        self.in_flight.push((disk, self.store.core.spawn(task)));
     }
 
     /// Waits for every write in flight, whether or not one fails.
     async fn settle(&mut self) -> Result<(), IndexError> {
         let mut settled = Ok(());
         for (disk, write) in self.in_flight.drain(..) {
-            if let Err(error) = write.await.expect("nobody cancels a write") {
-                settled = Err(IndexError::Write { extent: self.placement.id, disk, error });
+            match write.await.expect("nobody cancels a write") {
+                Ok(Outcome::Done) => {}
+                Ok(Outcome::Out) => settled = Err(IndexError::Out { extent: self.placement.id }),
+                Err(error) => settled = Err(IndexError::Write { extent: self.placement.id, disk, error }),
             }
         }
         settled
@@ -261,14 +274,21 @@ impl TableWriter {
     }
 
     async fn sync(&mut self) -> Result<(), IndexError> {
-        for (&column, &mark) in self.placement.columns.iter().zip(&self.marks) {
+        let columns = self.placement.columns.iter().copied().zip(self.marks.iter().copied());
+        for (column, mark) in columns.collect::<Vec<_>>() {
             let Some((file, _)) = self.store.files.locate(ExtentClass::Table, column) else { continue };
-            let sync = self.store.files.sync_since(&self.store.core, column.disk, file, mark);
-            self.in_flight.push((column.disk, self.store.core.spawn(sync)));
+            let sync = self.store.files.sync_since(&self.store.core, column.disk, &file, mark);
+            self.carry_out(column.disk, sync);
         }
         if self.in_flight.is_empty() {
             return Err(IndexError::Absent { extent: self.placement.id });
         }
-        self.settle().await
+        self.settle().await?;
+        // A disk that went out between two writes was skipped in silence; another table may find a better place.
+        if self.store.files.members().epoch() == self.members_epoch {
+            Ok(())
+        } else {
+            Err(IndexError::Out { extent: self.placement.id })
+        }
     }
 }

@@ -64,7 +64,7 @@ impl NewSlots {
             let (file, _) =
                 self.files.locate(ExtentClass::Table, Column { disk, slot: 0 }).expect("it is present");
             let result = match file.grow(u64::from(next + count) * slot_len).await {
-                Ok(()) => self.files.sync(disk, file).await,
+                Ok(()) => self.files.sync(disk, &file).await,
                 Err(error) => Err(error),
             };
             result.map_err(|error| match error.kind() {
@@ -143,7 +143,7 @@ pub(super) async fn write_manifest(
                 let offset = start + (index * BUF_LEN_MAX) as u64;
                 file.write_at(buf.freeze(), offset, WriteMode::Volatile).await.map_err(fail)?;
             }
-            files.sync_since(core, column.disk, file, mark).await.map_err(fail)?;
+            files.sync_since(core, column.disk, &file, mark).await.map_err(fail)?;
         }
         placements.push(placement);
     }

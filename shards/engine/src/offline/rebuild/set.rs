@@ -108,9 +108,9 @@ impl StoppedSet {
                 settled.await.map_err(fail)?;
                 opened.push(file);
             }
-            roots.push(opened.pop());
-            let [log, data, table] = <[File; 3]>::try_from(opened).ok().expect("three are left");
-            files.push(Some(DiskFiles { log, data, table }));
+            let [log, data, table, root] = <[File; 4]>::try_from(opened).ok().expect("four were opened");
+            roots.push(Some(root.clone()));
+            files.push(Some(DiskFiles { disk: disk.clone(), root, log, data, table }));
         }
         let (flushes, reads) = (Rc::clone(&self.flushes), Rc::clone(&self.reads));
         let files = ArenaFiles::sharing(self.superblock.geometry, files, flushes, reads);
@@ -126,8 +126,6 @@ impl StoppedSet {
             epoch: self.superblock.epoch,
             shard_count: self.superblock.shard_count,
             files: Rc::clone(&shard.files),
-            disks: self.disks.clone(),
-            roots: shard.roots.clone(),
             buckets: Rc::default(),
             memory: self.core.arena().usage().capacity,
         };

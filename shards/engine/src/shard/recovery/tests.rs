@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use basalt_reactor::sim::{Config, Crash, World};
-use basalt_reactor::{CoreId, WriteMode};
+use basalt_reactor::{CoreId, Disk, WriteMode};
 
 use super::*;
 use crate::deployment::{Deployment, FormatOptions, shard_file};
@@ -31,7 +31,13 @@ async fn prepare(core: &Core) -> Arc<Deployment> {
 fn context(core: &Core) -> ShardContext {
     let disk = Disk::open(core, Path::new("disk0")).expect("opens");
     let file = |kind| disk.open_file(&shard_file(0, kind)).expect("opens");
-    let files = DiskFiles { log: file("log"), data: file("data"), table: file("table") };
+    let files = DiskFiles {
+        root: file("root"),
+        log: file("log"),
+        data: file("data"),
+        table: file("table"),
+        disk: disk.clone(),
+    };
     let flushes = CoreFlushes::new(crate::extent::flushes::Flushes::new(1, 1), CoreId(0));
     ShardContext {
         core: core.clone(),
@@ -40,8 +46,6 @@ fn context(core: &Core) -> ShardContext {
         epoch: 1,
         shard_count: 2,
         files: ArenaFiles::sharing(GEOMETRY, vec![Some(files)], flushes, DiskReads::new(&GEOMETRY, 1)),
-        roots: vec![Some(file("root"))],
-        disks: vec![Some(disk)],
         buckets: Rc::default(),
         memory: 1 << 20,
     }
@@ -94,6 +98,7 @@ fn root_survives(seed: u64, settled: bool) -> bool {
             },
             next_extent: 1,
             clock_floor: 0,
+            rebuilds: Vec::new(),
         };
         (root.encode(), ROOT_COPY_LEN as u64)
     });

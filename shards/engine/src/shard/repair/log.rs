@@ -64,7 +64,7 @@ impl Shard {
         let Some(extent) = self.log_extent(extent) else { return false };
         let mut replicas = Vec::with_capacity(extent.placement.columns.len());
         for &column in &extent.placement.columns {
-            if self.files.locate(ExtentClass::Log, column).is_none() {
+            if self.files.locate_readable(ExtentClass::Log, column).is_none() {
                 replicas.push(None);
                 continue;
             }
@@ -167,7 +167,7 @@ impl Shard {
     /// Reads a run of a replica; blocks that cannot be read are zeros.
     async fn read_log(&self, column: Column, at: u64, len: usize) -> Buf {
         let mut buf = self.core.arena().alloc(len).await;
-        let Some((file, start)) = self.files.locate(ExtentClass::Log, column) else {
+        let Some((file, start)) = self.files.locate_readable(ExtentClass::Log, column) else {
             buf.fill(0);
             return buf;
         };
@@ -254,7 +254,7 @@ impl Shard {
                 deployment: self.deployment,
                 shard: self.id,
                 extent: extent.placement.id,
-                epoch: told.or((extent.needed_from == 0).then_some(self.epoch))?,
+                epoch: told.or((extent.needed_from == 0).then_some(self.log_epoch.get()))?,
                 nonce: extent.nonce,
             })
         });

@@ -11,13 +11,15 @@ use basalt_reactor::disk::BLOCK_LEN;
 use crc_fast::{CrcAlgorithm, Digest};
 
 use super::super::Shard;
+use super::super::checkpoint::ROOT_TURN;
 use crate::deployment::shard_file;
+use crate::extent::members::MemberState;
 use crate::extent::{DiskIndex, ExtentClass};
 use crate::format::root::{ROOT_COPY_LEN, Root};
 
 impl Shard {
     pub(super) async fn scrub_roots(self: &Rc<Self>) {
-        let turn = self.root_turn.lock(b"").await;
+        let turn = self.roots.lock(ROOT_TURN).await;
         let shard = Rc::clone(self);
         // A task of its own, so that no checkpoint writes a root while a write of this one is under way.
         let task = self.core.spawn(async move {
@@ -30,8 +32,12 @@ impl Shard {
 
     async fn mend_root_copies(&self) {
         let newest = self.root.borrow().clone();
-        let files = (0..).map(DiskIndex).zip(&self.roots);
-        for (disk, file) in files {
+        for disk in (0..self.files.disk_count()).map(DiskIndex) {
+            if self.files.members().state(disk) == MemberState::Out {
+                continue;
+            }
+            let Some(files) = self.files.disk(disk) else { continue };
+            let file = &files.root;
             for sequence in [newest.sequence, newest.sequence.saturating_sub(1)] {
                 let expected = Root { sequence, ..newest.clone() }.encode();
                 let offset = (sequence & 1) * ROOT_COPY_LEN as u64;
@@ -86,7 +92,7 @@ impl Shard {
         let mut left = root.manifest_len;
         for placement in &root.manifest {
             let column = *placement.columns.get(replica)?;
-            let (file, start) = self.files.locate(ExtentClass::Table, column)?;
+            let (file, start) = self.files.locate_readable(ExtentClass::Table, column)?;
             let file = file.clone();
             let end = self.files.geometry().table_slot_len.min(left);
             for offset in (0..end).step_by(BUF_LEN_MAX) {

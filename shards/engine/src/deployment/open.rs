@@ -1,0 +1,303 @@
+//! Opening a formatted set: who is there, who counts, and the epoch that says so.
+//!
+//! What a disk says of itself counts only as far as the newest epoch agrees; disks that are missing are left out by the next
+//! one, as long as the rest is enough and nobody can have gone on without it (docs/decisions/0010).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use basalt_reactor::{Core, Disk};
+
+use super::{
+    Deployment, DiskState, Missing, MissingDisks, OpenError, SUPERBLOCK_FILE, format_disk, random_id,
+    write_superblock,
+};
+use crate::extent::members::MemberState;
+use crate::format::superblock::{DiskClass, Member, State, Superblock};
+
+/// A disk of the set that is there.
+struct Present {
+    path: PathBuf,
+    disk: Disk,
+    superblock: Superblock,
+}
+
+/// The disks of a set on their way to serve.
+pub(super) struct Opening<'a> {
+    core: &'a Core,
+    class: DiskClass,
+    missing_disks: MissingDisks,
+    /// By place among the members.
+    present: BTreeMap<usize, Present>,
+    empty: Vec<(PathBuf, Disk)>,
+    /// Paths where nothing is to be had, and why.
+    unusable: Vec<(PathBuf, String)>,
+    /// What the newest epoch says.
+    newest: Superblock,
+    /// Members that were there and then refused a write.
+    failed: BTreeMap<usize, String>,
+}
+
+impl<'a> Opening<'a> {
+    /// Sorts the disks out.
+    ///
+    /// # Errors
+    /// [`OpenError`] for disks that must not be touched.
+    pub(super) fn new(
+        core: &'a Core,
+        disks: Vec<(PathBuf, Disk, DiskState)>,
+        unreachable: Vec<(PathBuf, io::Error)>,
+        class: DiskClass,
+        missing_disks: MissingDisks,
+    ) -> Result<Opening<'a>, OpenError> {
+        let mut unusable: Vec<_> =
+            unreachable.into_iter().map(|(path, error)| (path, error.to_string())).collect();
+        let mut ours: Vec<Present> = Vec::new();
+        let mut empty = Vec::new();
+        for (path, disk, state) in disks {
+            match state {
+                DiskState::Foreign { example } => return Err(OpenError::Foreign { path, example }),
+                DiskState::Empty => empty.push((path, disk)),
+                DiskState::Unreadable { reasons } => unusable.push((path, reasons.join("; "))),
+                // A new disk whose formatting was cut off.
+                DiskState::Ours(superblock) if superblock.state == State::Formatting => {
+                    empty.push((path, disk));
+                }
+                DiskState::Ours(superblock) => {
+                    if let Some(first) = ours.first()
+                        && first.superblock.set != superblock.set
+                    {
+                        return Err(OpenError::Mixed { path, other: first.path.clone() });
+                    }
+                    ours.push(Present { path, disk, superblock: *superblock });
+                }
+            }
+        }
+        let newest = ours.iter().map(|disk| &disk.superblock).max_by_key(|superblock| superblock.epoch);
+        let newest = newest.cloned().ok_or_else(|| OpenError::Layout("no disk was given".to_owned()))?;
+        let mut present: BTreeMap<usize, Present> = BTreeMap::new();
+        for disk in ours {
+            let place = newest.members.iter().position(|member| member.disk == disk.superblock.disk);
+            let Some(place) = place else {
+                return Err(OpenError::Replaced { path: disk.path });
+            };
+            if let Some(other) = present.get(&place) {
+                return Err(OpenError::Duplicate { path: disk.path, other: other.path.clone() });
+            }
+            present.insert(place, disk);
+        }
+        let failed = BTreeMap::new();
+        Ok(Opening { core, class, missing_disks, present, empty, unusable, newest, failed })
+    }
+
+    /// Starts the next epoch on every disk that takes it.
+    pub(super) async fn open(&mut self) -> Result<Deployment, OpenError> {
+        // A disk that refuses is missing, and the others are asked anew whether they are enough.
+        loop {
+            let states = self.states();
+            self.check(&states)?;
+            let replaced = self.choose_replacements(&states);
+            match self.start_epoch(&states, replaced).await {
+                Ok(superblock) => return Ok(self.finish(superblock)),
+                Err((place, error)) => {
+                    let reason = error.to_string();
+                    let Some(disk) = self.present.remove(&place) else {
+                        return Err(OpenError::Layout(reason));
+                    };
+                    tracing::warn!(disk = place, path = %disk.path.display(), %reason, "left out");
+                    self.unusable.push((disk.path, reason.clone()));
+                    self.failed.insert(place, reason);
+                }
+            }
+        }
+    }
+
+    /// What each member is good for.
+    fn states(&self) -> Vec<MemberState> {
+        let state = |(place, member): (usize, &Member)| match self.present.get(&place) {
+            None => MemberState::Out,
+            // A new epoch is durable on every member before anything is acknowledged in it; so a disk one epoch behind
+            // only missed an opening that never served.
+            Some(disk)
+                if member.state == MemberState::InSync && disk.superblock.epoch + 1 >= self.newest.epoch =>
+            {
+                MemberState::InSync
+            }
+            Some(_) => MemberState::Behind,
+        };
+        self.newest.members.iter().enumerate().map(state).collect()
+    }
+
+    fn missing(&self, states: &[MemberState]) -> Vec<Missing> {
+        let reason = |(disk, state): (usize, &MemberState)| {
+            let reason = match state {
+                MemberState::InSync => return None,
+                MemberState::Behind => "was away and is not rebuilt yet".to_owned(),
+                MemberState::Out => match self.failed.get(&disk) {
+                    Some(reason) => format!("failed: {reason}"),
+                    None => "is missing".to_owned(),
+                },
+            };
+            Some(Missing { disk, reason })
+        };
+        let mut missing: Vec<_> = states.iter().enumerate().filter_map(reason).collect();
+        if let Some(last) = missing.last_mut() {
+            for (path, reason) in &self.unusable {
+                last.reason.push_str(&format!(" ({}: {reason})", path.display()));
+            }
+        }
+        missing
+    }
+
+    /// Whether the disks that hold all they should are enough, and whether the others can have gone on without them.
+    fn check(&self, states: &[MemberState]) -> Result<(), OpenError> {
+        let needed = usize::from(self.newest.geometry.k);
+        let in_sync = states.iter().filter(|&&state| state == MemberState::InSync).count();
+        if in_sync < needed {
+            return Err(OpenError::TooFew { in_sync, needed, missing: self.missing(states) });
+        }
+        let unseen = |place: &usize| !self.present.contains_key(place) && !self.failed.contains_key(place);
+        let were_in_sync = places_of(&self.newest.members, MemberState::InSync);
+        let elsewhere = were_in_sync.iter().filter(|place| unseen(place)).count();
+        if elsewhere >= needed && self.missing_disks == MissingDisks::MayHaveGoneOn {
+            return Err(OpenError::MayHaveGoneOn { missing: self.missing(states) });
+        }
+        Ok(())
+    }
+
+    /// Empty disks that take the places of missing members.
+    fn choose_replacements(&mut self, states: &[MemberState]) -> BTreeMap<usize, (PathBuf, Disk)> {
+        let missing: Vec<usize> = (0..states.len())
+            .filter(|place| states[*place] == MemberState::Out && !self.failed.contains_key(place))
+            .collect();
+        let own = |place: &usize| self.newest.members[*place].own_filesystem;
+        let expects_own = missing.iter().any(own);
+        let mut replaced = BTreeMap::new();
+        let mut places = missing.into_iter();
+        for (path, disk) in std::mem::take(&mut self.empty) {
+            // Not knowing is no reason to write to it.
+            let is_own = disk.own_filesystem().unwrap_or(false);
+            if expects_own && !is_own {
+                let reason = "empty, and not a file system of its own as the missing disk was: not mounted?";
+                tracing::warn!(path = %path.display(), "{reason}");
+                self.unusable.push((path, reason.to_owned()));
+                continue;
+            }
+            match places.next() {
+                Some(place) => {
+                    tracing::info!(disk = place, path = %path.display(), "an empty disk takes the place of a missing one");
+                    replaced.insert(place, (path, disk));
+                }
+                None => self.unusable.push((path, "empty, and no disk is missing".to_owned())),
+            }
+        }
+        replaced
+    }
+
+    /// Makes the next epoch durable; on failure says which member refused.
+    async fn start_epoch(
+        &mut self,
+        states: &[MemberState],
+        replaced: BTreeMap<usize, (PathBuf, Disk)>,
+    ) -> Result<Superblock, (usize, io::Error)> {
+        // What was read may lie in a drive's cache alone, left there by a killed process. The copy that is overwritten next
+        // must not be all that a power cut leaves.
+        for (&place, disk) in &self.present {
+            let synced = async { disk.disk.open_file(SUPERBLOCK_FILE)?.sync().await };
+            synced.await.map_err(|error| (place, error))?;
+        }
+        // Two steps, so that however often this is cut off, no two disks in sync are ever more than one epoch apart.
+        let epoch = self.newest.epoch;
+        for place in places(states, MemberState::InSync) {
+            if self.present.get(&place).is_some_and(|disk| disk.superblock.epoch < epoch) {
+                let newest = self.newest.clone();
+                self.write(place, &newest).await.map_err(|error| (place, error))?;
+            }
+        }
+        let mut next = self.newest.clone();
+        next.epoch = epoch + 1;
+        for (place, member) in next.members.iter_mut().enumerate() {
+            let is_recent = self.present.get(&place).is_some_and(|disk| disk.superblock.epoch + 1 >= epoch);
+            let was_behind = member.state == MemberState::Behind && member.epoch_last == epoch && is_recent;
+            member.state = states[place];
+            if replaced.contains_key(&place) {
+                *member = Member {
+                    disk: random_id(self.core),
+                    class: self.class,
+                    state: MemberState::Behind,
+                    own_filesystem: member.own_filesystem,
+                    ..member.clone()
+                };
+            }
+            if member.state == MemberState::Behind && !was_behind {
+                member.joined = next.epoch;
+            }
+            if member.state != MemberState::Out {
+                member.epoch_last = next.epoch;
+            }
+        }
+        for (place, (path, disk)) in replaced {
+            next.members[place].own_filesystem = disk.own_filesystem().map_err(|error| (place, error))?;
+            let superblock = Superblock {
+                sequence: 1,
+                state: State::Formatting,
+                disk: next.members[place].disk,
+                disk_index: u8::try_from(place).expect("a set has at most 20 disks"),
+                ..next.clone()
+            };
+            let formatted = format_disk(self.core, &disk, &superblock).await;
+            // In the list first, so that one that refuses is left out like any other.
+            self.present.insert(place, Present { path, disk, superblock });
+            formatted.map_err(|error| (place, error))?;
+        }
+        // An epoch's number is never given to other members: should one refuse, the next attempt takes the next.
+        self.newest = next.clone();
+        // Those in sync first: while one of them lacks the epoch, nobody needs it.
+        let behind = places_of(&next.members, MemberState::Behind);
+        for place in places(states, MemberState::InSync).into_iter().chain(behind) {
+            self.write(place, &next).await.map_err(|error| (place, error))?;
+        }
+        Ok(next)
+    }
+
+    async fn write(&mut self, place: usize, config: &Superblock) -> io::Result<()> {
+        let disk = self.present.get_mut(&place).ok_or(io::ErrorKind::NotFound)?;
+        let superblock = Superblock {
+            sequence: disk.superblock.sequence + 1,
+            state: State::Ready,
+            disk: config.members[place].disk,
+            disk_index: u8::try_from(place).expect("a set has at most 20 disks"),
+            ..config.clone()
+        };
+        let file = disk.disk.open_file(SUPERBLOCK_FILE)?;
+        write_superblock(self.core, &file, &superblock).await?;
+        disk.superblock = superblock;
+        Ok(())
+    }
+
+    fn finish(&mut self, superblock: Superblock) -> Deployment {
+        let disk = |place: usize| self.present.get(&place);
+        let count = superblock.members.len();
+        Deployment {
+            sequences: (0..count)
+                .map(|place| disk(place).map_or(0, |disk| disk.superblock.sequence))
+                .collect(),
+            paths: (0..count).map(|place| disk(place).map(|disk| disk.path.clone())).collect(),
+            unclaimed: self.unusable.iter().map(|(path, _)| path.clone()).collect(),
+            superblock,
+            fresh: false,
+            flushes: OnceLock::new(),
+        }
+    }
+}
+
+/// Places of `state` among `states`.
+fn places(states: &[MemberState], state: MemberState) -> Vec<usize> {
+    (0..states.len()).filter(|&place| states[place] == state).collect()
+}
+
+fn places_of(members: &[Member], state: MemberState) -> Vec<usize> {
+    (0..members.len()).filter(|&place| members[place].state == state).collect()
+}

@@ -1,0 +1,187 @@
+//! Which disks of the set take part, as one core knows it, and how one of them is taken out.
+//!
+//! A disk that fails under a write is not retried: it is taken out of the set by a new epoch, and the write is done when that
+//! epoch is durable (docs/decisions/0010). The first core makes epochs; every core holds what it was told last.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use basalt_reactor::Core;
+
+use super::DiskIndex;
+use crate::wait::Event;
+
+/// How long a write or a flush may take before the disk counts as failed.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// What a member of the set is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MemberState {
+    /// Holds all that it should.
+    InSync = 0,
+    /// Is written to, and not read until it is rebuilt.
+    Behind = 1,
+    /// Is not there, or was taken out.
+    Out = 2,
+}
+
+/// How an operation on a disk ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// The disk is no member any more; it may or may not hold what was written.
+    Out,
+}
+
+/// Takes a disk out for the reason given; answers whether it is out.
+pub type Excluder = Rc<dyn Fn(DiskIndex, String) -> Pin<Box<dyn Future<Output = bool>>>>;
+
+/// The members as one core knows them.
+pub struct Members {
+    epoch: Cell<u64>,
+    states: RefCell<Vec<MemberState>>,
+    /// Operations given up on that their device may still carry out, by disk.
+    abandoned: RefCell<Vec<u32>>,
+    changed: Event,
+    excluder: RefCell<Option<Excluder>>,
+}
+
+impl Members {
+    #[must_use]
+    pub fn new(epoch: u64, states: Vec<MemberState>) -> Rc<Members> {
+        let abandoned = RefCell::new(vec![0; states.len()]);
+        Rc::new(Members {
+            epoch: Cell::new(epoch),
+            states: RefCell::new(states),
+            abandoned,
+            changed: Event::default(),
+            excluder: RefCell::default(),
+        })
+    }
+
+    /// Who is asked to take a disk out. Without one, none ever is.
+    pub fn set_excluder(&self, excluder: Excluder) {
+        *self.excluder.borrow_mut() = Some(excluder);
+    }
+
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
+
+    #[must_use]
+    pub fn states(&self) -> Vec<MemberState> {
+        self.states.borrow().clone()
+    }
+
+    #[must_use]
+    pub fn state(&self, disk: DiskIndex) -> MemberState {
+        self.states.borrow().get(usize::from(disk.0)).copied().unwrap_or(MemberState::Out)
+    }
+
+    /// Members that hold all that they should.
+    #[must_use]
+    pub fn in_sync(&self) -> usize {
+        self.states.borrow().iter().filter(|&&state| state == MemberState::InSync).count()
+    }
+
+    /// What the first core made durable.
+    pub(crate) fn install(&self, epoch: u64, states: &[MemberState]) {
+        debug_assert!(epoch >= self.epoch.get(), "epochs only grow");
+        self.epoch.set(epoch);
+        self.states.borrow_mut().copy_from_slice(states);
+        self.changed.notify();
+    }
+
+    /// Operations on `disk` that were given up on and are not over.
+    #[must_use]
+    pub fn abandoned(&self, disk: DiskIndex) -> u32 {
+        self.abandoned.borrow()[usize::from(disk.0)]
+    }
+
+    /// Asks for `disk` to be taken out. Once this says so, the epoch without it is durable.
+    pub async fn exclude(&self, disk: DiskIndex, reason: String) -> bool {
+        if self.state(disk) == MemberState::Out {
+            return true;
+        }
+        let excluder = self.excluder.borrow().clone();
+        match excluder {
+            Some(exclude) => exclude(disk, reason).await,
+            None => false,
+        }
+    }
+
+    /// Runs something that changes `disk` to its end, or until the disk is out: then it goes on in the background, with
+    /// whatever memory it holds.
+    ///
+    /// # Errors
+    /// The device's, when the set cannot do without the disk; that it is full, whatever the set could do.
+    pub async fn carry_out(
+        self: &Rc<Self>,
+        core: &Core,
+        disk: DiskIndex,
+        operation: impl Future<Output = io::Result<()>> + 'static,
+    ) -> io::Result<Outcome> {
+        if self.states.borrow().len() == 1 {
+            return operation.await.map(|()| Outcome::Done);
+        }
+        let mut task = core.spawn(operation);
+        let mut late = Some(Box::pin(core.sleep(STUCK_AFTER)));
+        let out = pin!(self.changed.wait_until(|| self.state(disk) == MemberState::Out));
+        let mut out = out;
+        let abandon = |task: basalt_reactor::JoinHandle<io::Result<()>>| {
+            self.abandoned.borrow_mut()[usize::from(disk.0)] += 1;
+            let members = Rc::clone(self);
+            drop(core.spawn(async move {
+                let _ = task.await;
+                members.abandoned.borrow_mut()[usize::from(disk.0)] -= 1;
+            }));
+            Ok(Outcome::Out)
+        };
+        loop {
+            let ended = poll_fn(|cx| {
+                if let Poll::Ready(result) = Pin::new(&mut task).poll(cx) {
+                    return Poll::Ready(Ended::Operation(result));
+                }
+                if out.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ended::Out);
+                }
+                match late.as_mut().map(|late| late.as_mut().poll(cx)) {
+                    Some(Poll::Ready(())) => Poll::Ready(Ended::Late),
+                    _ => Poll::Pending,
+                }
+            });
+            match ended.await {
+                Ended::Operation(None) => return Err(io::ErrorKind::Interrupted.into()),
+                Ended::Operation(Some(Ok(()))) => return Ok(Outcome::Done),
+                Ended::Operation(Some(Err(error))) => {
+                    let out = !is_full(&error) && self.exclude(disk, error.to_string()).await;
+                    return if out { Ok(Outcome::Out) } else { Err(error) };
+                }
+                Ended::Out => return abandon(task),
+                Ended::Late => {
+                    late = None;
+                    if self.exclude(disk, format!("no answer for {} s", STUCK_AFTER.as_secs())).await {
+                        return abandon(task);
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum Ended {
+    Operation(Option<io::Result<()>>),
+    Out,
+    Late,
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
