@@ -6,13 +6,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bodies::place_of;
 use super::replay::{Name, UploadFound, UploadName, Verdict};
 use super::report::{ETagSource, How};
 use super::values::Refusal;
 use super::{RebuildError, Work};
 use crate::body::directory::Content;
 use crate::index::key::{self, VersionOrder};
-use crate::value::{self, Body, Object, Upload, UploadState, UploadedPart};
+use crate::value::{self, Body, Object, PartBody, Upload, UploadState, UploadedPart};
 
 /// Where a part of an upload comes from.
 pub(super) enum PartSource {
@@ -106,7 +107,7 @@ impl Work<'_> {
         claims: Vec<(u64, Claim)>,
         bounds: &Bounds,
     ) -> Result<(), RebuildError> {
-        let mut settled = false;
+        let (mut settled, mut listed) = (false, BTreeSet::new());
         for (begun, claim) in claims {
             let verdict = self.replayed.verdicts.get(name);
             if !settled && bounds.may_be_live(begun, verdict) {
@@ -115,7 +116,8 @@ impl Work<'_> {
                         .object_of_body(*index)
                         .await
                         .map(|(object, etag)| (object, How::Directory { etag })),
-                    Claim::List(index) => self.object_of_list(*index).await.map(|(object, etag)| {
+                    Claim::List(index) => self.object_of_list(*index).await.map(|(object, etag, places)| {
+                        listed = places;
                         let count = object.part_count;
                         (object, How::Parts { count, end_seen: true, etag })
                     }),
@@ -135,14 +137,26 @@ impl Work<'_> {
                     Err(refusal) => self.refuse(name, &claim, refusal),
                 }
             }
-            // Its parts may yet be wanted, unless they are known not to be.
+            // Its parts may yet be wanted, unless they are known not to be, or are the object's.
             if let Claim::Parts(upload) = claim
                 && !upload.over
+                && !upload.parts.values().any(|part| self.begins_in(part, &listed))
             {
                 self.keep_upload(name, upload, false).await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the part's body begins in one of `places`.
+    fn begins_in(&self, part: &PartSource, places: &BTreeSet<(u64, u32)>) -> bool {
+        let striped = match part {
+            PartSource::Body(index) => &self.survey.bodies[*index].striped,
+            PartSource::Record(UploadedPart { body: PartBody::Striped(striped), .. }) => striped,
+            // Only a body that is not described by directories has no other place.
+            PartSource::Record(UploadedPart { body: PartBody::Spilled { .. }, .. }) => return false,
+        };
+        striped.segments.first().is_some_and(|first| places.contains(&place_of(first)))
     }
 
     /// Remembers why a body cannot be had, for its line of the report.

@@ -1,6 +1,6 @@
 //! Values made anew from what directories say: what the index would have, but for what it alone knew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use basalt_md5::Md5;
@@ -130,14 +130,18 @@ impl Work<'_> {
         Ok((object, weakest(sources.into_iter())))
     }
 
-    /// The object whose parts a blob lists.
-    pub(super) async fn object_of_list(&self, index: usize) -> Result<(Object, ETagSource), Refusal> {
+    /// The object whose parts a blob lists, and where their bodies begin.
+    pub(super) async fn object_of_list(
+        &self,
+        index: usize,
+    ) -> Result<(Object, ETagSource, BTreeSet<(u64, u32)>), Refusal> {
         let blob = &self.survey.bodies[index];
         let parts: Vec<Part> = self.read_blob(&blob.striped).await?;
         let (payloads, blobs) =
             (self.by_first_segment(Content::Payload), self.by_first_segment(Content::Blob));
         let mut prints = blob.footprint.clone();
         let (mut etags, mut sources) = (Md5::new(), Vec::new());
+        let mut places = BTreeSet::new();
         for part in &parts {
             let (striped, map) = match &part.body {
                 PartBody::Striped(striped) => (striped.clone(), None),
@@ -151,6 +155,7 @@ impl Work<'_> {
                 let found = known.get(&place_of(first)).ok_or_else(|| lost(striped))?;
                 prints.extend_from_slice(&self.survey.bodies[*found].footprint);
             }
+            places.extend(striped.segments.first().map(place_of));
             let mut uuid = [0; 16];
             uuid[..8].copy_from_slice(&part.len.to_le_bytes());
             let (etag, source) = self.etag(&striped, uuid).await;
@@ -170,7 +175,7 @@ impl Work<'_> {
             extensions: Vec::new(),
         };
         fitting(&object)?;
-        Ok((object, weakest(sources.into_iter())))
+        Ok((object, weakest(sources.into_iter()), places))
     }
 
     /// How a value has the body, and what it takes: with its blob, if it has one.
