@@ -1,6 +1,7 @@
 //! The command line: one file and one struct per subcommand.
 
 mod bench;
+mod check;
 mod durability;
 mod inspect;
 mod offline;
@@ -23,6 +24,7 @@ struct Cli {
 enum Command {
     Server(server::Server),
     Bench(bench::Bench),
+    Check(check::Check),
     Durability(durability::Durability),
     Inspect(inspect::Inspect),
     RebuildIndex(rebuild_index::RebuildIndex),
@@ -34,6 +36,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Server(server) => server.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Check(check) => check.run(),
         Command::Durability(durability) => durability.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::RebuildIndex(rebuild) => rebuild.run(),

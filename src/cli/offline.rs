@@ -24,6 +24,8 @@ pub(super) enum Outcome {
     Faults = 1,
     /// The tool could not do its work: its arguments, the host, or disks that say nothing of themselves.
     Unable = 2,
+    /// With `--repair`: something could not be mended.
+    Unmended = 3,
 }
 
 impl From<Outcome> for ExitCode {

@@ -4,9 +4,11 @@
 //! they read every copy of every structure, say of each what is there or why it cannot be read, and go on. They take the
 //! disks as they are, one or all of a set, and believe nothing but checksums.
 
+pub mod check;
 pub mod inspect;
 mod log_walk;
 mod media;
+mod mend;
 pub mod rebuild;
 mod set;
 mod shard;

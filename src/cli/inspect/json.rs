@@ -76,8 +76,12 @@ pub(super) fn of(item: &Item) -> Value {
             let more = json!({ "shard": shard, "extent": extent.0, "kind": kind, "len": len });
             defective(at("table frame", place, more), defect.as_ref())
         }
-        Item::Entry { shard, key, value } => {
-            join(json!({ "structure": "entry", "shard": shard }), entry(key, value))
+        Item::Entry { shard, key: of, value } => {
+            let head = json!({ "structure": "entry", "shard": shard });
+            match value {
+                Some(value) => join(head, entry(of, value)),
+                None => join(head, json!({ "key": key(of), "deleted": true })),
+            }
         }
         Item::Chunk { place, shard, extent, found } => {
             let head = at("directory chunk", place, json!({ "shard": shard, "extent": extent.0 }));

@@ -298,7 +298,7 @@ impl Look<'_> {
             let overlay =
                 if self.query.extent.is_none() { state.overlay.clone() } else { Default::default() };
             let mut entries = Entries::new(self.core, &self.files, &overlay, &runs, b"", None);
-            while let Some((key, value)) = entries.next().await {
+            while let Some((key, value)) = entries.next_of_any_kind().await {
                 (self.emit)(Item::Entry { shard, key, value });
             }
             lost.append(&mut entries.lost);

@@ -130,6 +130,12 @@ impl OfflineDisk {
         self.copies.iter().flatten().max_by_key(|superblock| superblock.sequence)
     }
 
+    /// Makes an empty file, durably.
+    pub(super) async fn create_file(&self, name: &str) -> Result<(), Defect> {
+        self.disk.create_file(name).map_err(|error| Defect::from(&error))?;
+        self.disk.sync().await.map_err(|error| Defect::from(&error))
+    }
+
     /// Opens one of the disk's files, for writing only if that is allowed.
     pub(super) fn open_file(&self, name: &str) -> Result<File, Defect> {
         let opened = match self.access {

@@ -198,7 +198,7 @@ impl Runs {
 }
 
 /// A key and its value; `None` for one that was deleted.
-type Entry = (Vec<u8>, Option<Vec<u8>>);
+pub(super) type Entry = (Vec<u8>, Option<Vec<u8>>);
 
 enum Source<'a> {
     Memory(btree_map::Range<'a, Vec<u8>, Option<Vec<u8>>>),
@@ -249,6 +249,15 @@ impl<'a> Entries<'a> {
 
     /// The next key that has a value.
     pub(super) async fn next(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
+        loop {
+            if let (key, Some(value)) = self.next_of_any_kind().await? {
+                return Some((key, value));
+            }
+        }
+    }
+
+    /// The next key, also one that was deleted.
+    pub(super) async fn next_of_any_kind(&mut self) -> Option<Entry> {
         if let Some(from) = self.from.take() {
             for index in 0..self.sources.len() {
                 self.advance(index).await;
@@ -258,24 +267,20 @@ impl<'a> Entries<'a> {
                 }
             }
         }
-        loop {
-            let key = self.sources.iter().filter_map(|(_, head)| head.as_ref()).map(|(key, _)| key).min()?;
-            if self.to.as_ref().is_some_and(|to| key >= to) {
-                return None;
-            }
-            let key = key.clone();
-            let mut newest: Option<Option<Vec<u8>>> = None;
-            for index in 0..self.sources.len() {
-                if self.sources[index].1.as_ref().is_some_and(|(other, _)| *other == key) {
-                    let (_, value) = self.sources[index].1.take().expect("looked at just now");
-                    newest.get_or_insert(value);
-                    self.advance(index).await;
-                }
-            }
-            if let Some(Some(value)) = newest {
-                return Some((key, value));
+        let key = self.sources.iter().filter_map(|(_, head)| head.as_ref()).map(|(key, _)| key).min()?;
+        if self.to.as_ref().is_some_and(|to| key >= to) {
+            return None;
+        }
+        let key = key.clone();
+        let mut newest: Option<Option<Vec<u8>>> = None;
+        for index in 0..self.sources.len() {
+            if self.sources[index].1.as_ref().is_some_and(|(other, _)| *other == key) {
+                let (_, value) = self.sources[index].1.take().expect("looked at just now");
+                newest.get_or_insert(value);
+                self.advance(index).await;
             }
         }
+        Some((key, newest.flatten()))
     }
 
     async fn advance(&mut self, index: usize) {

@@ -65,7 +65,12 @@ pub(crate) fn reopen(
 }
 
 /// Flips bits all over a disk, but leaves one copy of superblock and roots alone.
-fn rot(disk: &DiskHandle, copy_len: &dyn Fn(&str) -> Option<u64>, random: &mut Random, count: u64) {
+pub(crate) fn rot(
+    disk: &DiskHandle,
+    copy_len: &dyn Fn(&str) -> Option<u64>,
+    random: &mut Random,
+    count: u64,
+) {
     for file in disk.files() {
         let len = disk.file_len(&file).unwrap_or(0);
         if len == 0 {
@@ -82,7 +87,7 @@ fn rot(disk: &DiskHandle, copy_len: &dyn Fn(&str) -> Option<u64>, random: &mut R
     }
 }
 
-fn copy_len(file: &str) -> Option<u64> {
+pub(crate) fn copy_len(file: &str) -> Option<u64> {
     match file {
         "superblock" => Some(basalt_engine::format::superblock::SUPERBLOCK_COPY_LEN as u64),
         _ if file.ends_with(".root") => Some(4096),

@@ -1,17 +1,20 @@
 //! The tools for stopped deployments, on disks that clients have filled and that are harmed on purpose.
 
+mod check;
 mod inspect;
 
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use basalt_engine::extent::ExtentId;
+use basalt_engine::offline::OfflineError;
+use basalt_engine::offline::check::{Fault, Listener, Progress, Report, check};
 use basalt_engine::offline::inspect::{Item, ObjectName, Query, What, inspect};
-use basalt_reactor::sim::{Random, World};
+use basalt_reactor::sim::{Crash, Random, World};
 
 use crate::client::Shared;
 use crate::cluster::Layout;
-use crate::damage::{CAPACITY, work};
+use crate::damage::{CAPACITY, reopen, work};
 
 const LAYOUT: Layout = Layout { k: 2, m: 2, shards: 2, strip_len: 8192 };
 
@@ -37,6 +40,23 @@ impl Filled {
         self.layout.disk_names().into_iter().map(PathBuf::from).collect()
     }
 
+    fn check(&mut self, paths: Vec<PathBuf>, repair: bool) -> Report {
+        self.try_check(paths, repair).expect("the disks open")
+    }
+
+    fn try_check(&mut self, paths: Vec<PathBuf>, repair: bool) -> Result<Report, OfflineError> {
+        let core = self.world.boot(1).remove(0);
+        let checked = self.world.run(async move {
+            let mut heard = Heard::default();
+            let report = check(&core, &paths, repair, &mut heard).await?;
+            assert_eq!(heard.faults, report.fault_count);
+            Ok(report)
+        });
+        // Locks go with the process.
+        self.world.crash(Crash::Kill);
+        checked
+    }
+
     fn inspect(&mut self, paths: Vec<PathBuf>, query: Query) -> Vec<Item> {
         let core = self.world.boot(1).remove(0);
         self.world.run(async move {
@@ -44,6 +64,28 @@ impl Filled {
             inspect(&core, &paths, &query, &mut |item| items.push(item)).await.expect("the disks open");
             items
         })
+    }
+}
+
+impl Filled {
+    /// Opens the deployment again and compares every key with the model.
+    fn serves_what_it_should(&mut self, seed: u64) {
+        reopen(&mut self.world, self.layout, &self.shared, Random::new(seed), false);
+    }
+}
+
+#[derive(Default)]
+struct Heard {
+    faults: u64,
+}
+
+impl Listener for Heard {
+    fn fault(&mut self, _: &Fault) {
+        self.faults += 1;
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        assert!(progress.done <= progress.total.max(progress.done));
     }
 }
 

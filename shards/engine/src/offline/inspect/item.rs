@@ -151,7 +151,8 @@ pub enum Item {
     Entry {
         shard: u16,
         key: Vec<u8>,
-        value: Vec<u8>,
+        /// `None` for one that was deleted.
+        value: Option<Vec<u8>>,
     },
     Chunk {
         place: Place,
