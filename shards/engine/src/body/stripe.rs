@@ -4,7 +4,7 @@
 //! they are computed here without it, at memory speed and with the same result (a test holds them equal): with k = 1
 //! every parity strip is a copy of the data strip, and with m = 1 the parity strip is the exclusive or of the data
 //! strips. The code works byte column by byte column in units of 64 bytes, so strips are processed in slices that fit
-//! the caches.
+//! the caches. Short strips are restored without the crate's decoder, which takes long to set up: as sums of products.
 
 use std::ops::DerefMut;
 
@@ -21,6 +21,12 @@ const ENCODE_SLICE_LEN: usize = 32 * 1024;
 /// A decode call costs 174 µs whatever its length, so its slices are longer.
 const DECODE_SLICE_LEN: usize = 256 * 1024;
 
+/// Up to this many bytes of k strips together, a strip is restored by looking up products, which costs nothing per call.
+const COMBINED_LEN_MAX: usize = 1 << 20;
+
+/// Combinations that are kept, of up to 20 KiB each. One absent disk takes as many as there are columns.
+const COMBINATIONS_MAX: usize = 40;
+
 /// The granularity of the code; other lengths would give wrong data silently.
 const UNIT_LEN: usize = 64;
 
@@ -30,6 +36,18 @@ pub struct Codec {
     m: usize,
     encoder: Option<ReedSolomonEncoder>,
     decoder: Option<ReedSolomonDecoder>,
+    combinations: Vec<Combination>,
+}
+
+/// How one strip follows from k others: the sum of their symbols, each times a factor.
+///
+/// A symbol is 16 bits: of 64 bytes, byte i is the low half of symbol i, and byte 32 + i the high half.
+struct Combination {
+    /// The k columns, a bit each, and the column that follows from them.
+    present: u32,
+    missing: usize,
+    /// For each of the k columns, in rising order, the products of its factor with the low bytes and with the high bytes.
+    products: Vec<[[u16; 256]; 2]>,
 }
 
 impl Codec {
@@ -39,7 +57,7 @@ impl Codec {
     pub fn new(k: u8, m: u8) -> Codec {
         let (k, m) = (usize::from(k), usize::from(m));
         assert!(k >= 1 && k + m <= COLUMN_COUNT_MAX, "a code of {k}+{m}");
-        Codec { k, m, encoder: None, decoder: None }
+        Codec { k, m, encoder: None, decoder: None, combinations: Vec::new() }
     }
 
     /// Fills the parity strips of a stripe: `columns` are its k data and m parity columns, in each of which the
@@ -97,12 +115,48 @@ impl Codec {
             for (_, other) in &present[1..] {
                 xor_into(strip, other);
             }
+        } else if len * self.k <= COMBINED_LEN_MAX {
+            let mut sources = present[..self.k].to_vec();
+            sources.sort_unstable_by_key(|(column, _)| *column);
+            for (column, strip) in missing {
+                self.combination(&sources, *column).apply(&sources, strip);
+            }
         } else {
             for start in (0..len).step_by(DECODE_SLICE_LEN) {
                 let end = (start + DECODE_SLICE_LEN).min(len);
                 self.reconstruct_slice(present, missing, start, end);
             }
         }
+    }
+
+    /// How column `missing` follows from those of `sources`: found by decoding strips that hold one bit in each symbol.
+    fn combination(&mut self, sources: &[(usize, &[u8])], missing: usize) -> &Combination {
+        let present = sources.iter().fold(0, |mask, (column, _)| mask | 1 << column);
+        let known = self.combinations.iter().position(|of| of.present == present && of.missing == missing);
+        let index = known.unwrap_or_else(|| {
+            // In source s, the symbols of unit s are 1, 2, 4, …; everything else is zero.
+            let units: Vec<Vec<u8>> = (0..self.k)
+                .map(|source| {
+                    let mut strip = vec![0; self.k * UNIT_LEN];
+                    for bit in 0..16 {
+                        strip[source * UNIT_LEN + bit + bit / 8 * (UNIT_LEN / 2)] = 1 << (bit % 8);
+                    }
+                    strip
+                })
+                .collect();
+            let bits: Vec<(usize, &[u8])> =
+                sources.iter().zip(&units).map(|((column, _), strip)| (*column, &strip[..])).collect();
+            let mut images = vec![0; self.k * UNIT_LEN];
+            let len = images.len();
+            self.reconstruct_slice(&bits, &mut [(missing, &mut images)], 0, len);
+            let products = images.as_chunks::<UNIT_LEN>().0.iter().map(products_of).collect();
+            if self.combinations.len() == COMBINATIONS_MAX {
+                self.combinations.clear();
+            }
+            self.combinations.push(Combination { present, missing, products });
+            self.combinations.len() - 1
+        });
+        &self.combinations[index]
     }
 
     fn reconstruct_slice(
@@ -175,6 +229,37 @@ fn encode_slice<'a>(
     let encoded = encoder.encode().expect("k strips were added");
     for (index, bytes) in encoded.recovery_iter().enumerate() {
         parity(index, bytes);
+    }
+}
+
+/// The products of all bytes with a factor, from those of the 16 bits of a symbol: the code is linear.
+fn products_of(images: &[u8; UNIT_LEN]) -> [[u16; 256]; 2] {
+    let image = |bit: usize| u16::from_le_bytes([images[bit], images[UNIT_LEN / 2 + bit]]);
+    [0, 8].map(|first| {
+        let mut products = [0; 256];
+        for byte in 1..256_usize {
+            let lowest = byte.trailing_zeros() as usize;
+            products[byte] = products[byte & (byte - 1)] ^ image(first + lowest);
+        }
+        products
+    })
+}
+
+impl Combination {
+    fn apply(&self, sources: &[(usize, &[u8])], into: &mut [u8]) {
+        for (unit, into) in into.as_chunks_mut::<UNIT_LEN>().0.iter_mut().enumerate() {
+            let mut sums = [0_u16; UNIT_LEN / 2];
+            for ((_, strip), [low, high]) in sources.iter().zip(&self.products) {
+                let (lows, highs) = strip.as_chunks::<UNIT_LEN>().0[unit].split_at(UNIT_LEN / 2);
+                for (sum, (a, b)) in sums.iter_mut().zip(lows.iter().zip(highs)) {
+                    *sum ^= low[usize::from(*a)] ^ high[usize::from(*b)];
+                }
+            }
+            let (lows, highs) = into.split_at_mut(UNIT_LEN / 2);
+            for (sum, (a, b)) in sums.iter().zip(lows.iter_mut().zip(highs)) {
+                [*a, *b] = sum.to_le_bytes();
+            }
+        }
     }
 }
 
@@ -286,7 +371,8 @@ mod tests {
 
     #[test]
     fn long_strips_decode_in_slices() {
-        let len = DECODE_SLICE_LEN + 3 * 4096;
+        let len = COMBINED_LEN_MAX / 2 + 3 * 4096;
+        assert!(len > DECODE_SLICE_LEN);
         let mut whole = stripe(2, 2, len);
         let mut codec = Codec::new(2, 2);
         codec.encode(&mut whole, 0, len);
