@@ -79,7 +79,7 @@ pub(crate) struct CommitQueue {
     /// Checkpoints that ended, well or not.
     checkpoints_ended: Cell<u64>,
     /// Where the batches end that are durable on every replica.
-    durable_to: Cell<Option<(ExtentId, u32)>>,
+    durable_to: Cell<Option<LogPosition>>,
     work: Event,
     spare: Event,
     /// Bytes of log written since the last checkpoint began.
@@ -105,10 +105,13 @@ impl CommitQueue {
         self.prepared.borrow().is_none() && self.successors.borrow().is_empty()
     }
 
-    /// The extent that the log is in, and the offset up to which its batches are durable on every replica; `None` before the
-    /// first batch of this epoch.
-    pub(super) fn durable_to(&self) -> Option<(ExtentId, u32)> {
+    /// Where the batches end that are durable on every replica; `None` until the shard serves.
+    pub(super) fn durable_to(&self) -> Option<LogPosition> {
         self.durable_to.get()
+    }
+
+    pub(super) fn set_durable_to(&self, position: LogPosition) {
+        self.durable_to.set(Some(position));
     }
 
     pub(super) fn checkpoints_ended(&self) -> u64 {
@@ -335,8 +338,7 @@ impl Shard {
             }
         };
         self.commits.log_len.set(self.commits.log_len.get() + appended.disk_len);
-        let position = log.position();
-        self.commits.durable_to.set(Some((position.extent, position.offset)));
+        self.commits.set_durable_to(log.position());
         for record in batch.records {
             let opened = apply(
                 record,

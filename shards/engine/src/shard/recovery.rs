@@ -131,6 +131,7 @@ impl Shard {
             checkpoints: Cell::new(0),
         });
         let log = shard.start_epoch(replayed).await?;
+        shard.commits.set_durable_to(log.position());
         shard.load_buckets().await?;
         shard.space.opened();
         let core = shard.core.clone();

@@ -34,6 +34,7 @@ pub(crate) struct Outcome {
     pub(crate) recovered_batches: u64,
     pub(crate) checkpoints: u64,
     pub(crate) repaired: u64,
+    pub(crate) scrubbed: u64,
     pub(crate) trace: u64,
 }
 
@@ -51,6 +52,7 @@ impl Outcome {
         self.recovered_batches += other.recovered_batches;
         self.checkpoints += other.checkpoints;
         self.repaired += other.repaired;
+        self.scrubbed += other.scrubbed;
         self.trace ^= other.trace;
     }
 }

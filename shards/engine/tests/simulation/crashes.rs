@@ -1,7 +1,9 @@
 //! Clients on shared keys, and crashes of both kinds in the middle of it: promises 1 to 4.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use basalt_engine::{Engine, RepairCounts};
 use basalt_reactor::sim::{Crash, Random};
 
 use crate::client::{Outcome, Shared, check, drain, run_client};
@@ -18,6 +20,8 @@ pub(crate) struct Scenario {
     rounds: u64,
     clients: u64,
     len_max: u64,
+    /// Scrub runs beside the clients, each round of it in so long a time.
+    scrub: Option<Duration>,
     random: Random,
 }
 
@@ -28,7 +32,14 @@ impl Scenario {
         // Now and then bodies so long that their checksums spill.
         let len_max = if random.below(6) == 0 { 3 << 20 } else { 400 << 10 };
         let (rounds, clients) = (2 + random.below(4), 1 + random.below(5));
-        Scenario { seed, layout, rounds, clients, len_max, random }
+        Scenario { seed, layout, rounds, clients, len_max, scrub: None, random }
+    }
+
+    /// Nothing rots in these scenarios: scrub finds nothing, whatever crashes leave behind.
+    pub(crate) fn with_scrub(seed: u64) -> Scenario {
+        let mut scenario = Scenario::draw(seed);
+        scenario.scrub = Some(Duration::from_millis(50 + scenario.random.below(1000)));
+        scenario
     }
 
     pub(crate) fn run(mut self) -> Outcome {
@@ -39,14 +50,18 @@ impl Scenario {
         for round in 0..self.rounds {
             let cores = world.boot(1 + self.random.below(3) as u16);
             let (layout, clients, state) = (self.layout, self.clients, Rc::clone(&shared));
-            let disks = Rc::clone(&disks);
+            let (disks, scrub) = (Rc::clone(&disks), self.scrub);
             let mut random = self.random.fork();
             // The last round runs to its end, so that every seed verifies at least once.
             let last = round + 1 == self.rounds;
             let work = async move {
                 let cluster = Cluster::start(cores, layout).await;
+                if let Some(deadline) = scrub {
+                    cluster.engines.iter().for_each(|engine| engine.start_scrub(deadline));
+                }
                 check(&cluster, &state, &mut random).await;
                 check_directories(&cluster.any(&mut random), &state, layout, &disks).await;
+                expect_sound(&cluster, &state);
                 let count = if last { 15 } else { 400 };
                 let mut running = Vec::new();
                 for _ in 0..clients {
@@ -60,6 +75,7 @@ impl Scenario {
                 check(&cluster, &state, &mut random).await;
                 check_directories(&cluster.any(&mut random), &state, layout, &disks).await;
                 drain(&cluster, &state, &mut random).await;
+                expect_sound(&cluster, &state);
                 for engine in &cluster.engines {
                     let checkpoints = engine.stats().iter().map(|(_, stats)| stats.checkpoints).sum::<u64>();
                     state.outcome.borrow_mut().checkpoints += checkpoints;
@@ -80,5 +96,13 @@ impl Scenario {
         let mut outcome = shared.outcome.borrow().clone();
         outcome.trace = world.trace_hash();
         outcome
+    }
+}
+
+/// Nobody found anything damaged.
+fn expect_sound(cluster: &Cluster, shared: &Shared) {
+    for (shard, stats) in cluster.engines.iter().flat_map(Engine::stats) {
+        assert_eq!(stats.repair, RepairCounts::default(), "shard {shard}");
+        shared.outcome.borrow_mut().scrubbed += stats.scrub.scrubbed_len;
     }
 }

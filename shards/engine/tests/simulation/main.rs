@@ -78,6 +78,24 @@ fn scrub_mends_every_kind_of_structure() {
 }
 
 #[test]
+fn a_repair_that_is_cut_off_makes_nothing_worse() {
+    let total = run_all(15, scrub::cut_off);
+    must_reach(total.repaired > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn damage_beyond_redundancy_is_counted_and_left_alone() {
+    let total = run_all(15, scrub::beyond_redundancy);
+    must_reach(total.refused > 0 && total.failed > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn scrub_takes_nothing_that_crashes_leave_behind_for_damage() {
+    let total = run_all(8, |seed| crashes::Scenario::with_scrub(seed).run());
+    must_reach(total.crashes > 0 && total.scrubbed > 0 && total.verified > 0, &total);
+}
+
+#[test]
 fn a_damaged_acknowledged_batch_is_refused_with_evidence() {
     run_all(10, damage::damaged_batch);
 }

@@ -120,6 +120,11 @@ fn unrepairable(cluster: &Cluster) -> u64 {
 /// Lets every shard scrub all it has once.
 async fn scrub_round(cluster: &Cluster) {
     cluster.engines.iter().for_each(|engine| engine.start_scrub(DEADLINE));
+    scrub_on(cluster).await;
+}
+
+/// Waits for the end of a round of each shard.
+async fn scrub_on(cluster: &Cluster) {
     let core = cluster.engines[0].core().clone();
     let limit = core.now() + 3 * DEADLINE;
     while stats(cluster).iter().any(|stats| stats.scrub.rounds == 0) {
@@ -138,8 +143,12 @@ struct Rig {
 
 impl Rig {
     fn new(seed: u64, salt: u64) -> Rig {
+        Rig::of(seed, salt, &[(1, 1), (2, 1), (2, 2)])
+    }
+
+    fn of(seed: u64, salt: u64, shapes: &[(u8, u8)]) -> Rig {
         let mut random = Random::new(seed ^ salt);
-        let (k, m) = [(1, 1), (2, 1), (2, 2)][random.below(3) as usize];
+        let (k, m) = shapes[random.below(shapes.len() as u64) as usize];
         let layout = Layout::of(k, m, &mut random);
         let world = layout.world(seed, CAPACITY);
         let disks = layout.disk_names().iter().map(|name| world.disk(name)).collect();
@@ -157,13 +166,23 @@ impl Rig {
         &mut self,
         act: impl AsyncFnOnce(&Cluster, &[DiskHandle], &Shared, &mut Random) -> T + 'static,
     ) -> T {
+        self.run_events(u64::MAX, act).expect("it has all the time it takes")
+    }
+
+    /// As [`Rig::run`], for as many events at most; `None` when they did not suffice.
+    fn run_events<T: 'static>(
+        &mut self,
+        events: u64,
+        act: impl AsyncFnOnce(&Cluster, &[DiskHandle], &Shared, &mut Random) -> T + 'static,
+    ) -> Option<T> {
         let cores = self.world.boot(1 + self.random.below(2) as u16);
         let (layout, disks, shared) = (self.layout, self.disks.clone(), Rc::clone(&self.shared));
         let mut random = self.random.fork();
-        self.world.run(async move {
+        let work = async move {
             let cluster = Cluster::start(cores, layout).await;
             act(&cluster, &disks, &shared, &mut random).await
-        })
+        };
+        if events == u64::MAX { Some(self.world.run(work)) } else { self.world.run_events(events, work) }
     }
 }
 
@@ -290,6 +309,94 @@ pub(crate) fn found_by_scrub(seed: u64) -> Outcome {
     });
     rig.world.crash(Crash::PowerCut);
     rig.run(async move |cluster, _, shared, random| {
+        fixture.read(cluster, random, shared).await;
+    });
+    rig.outcome()
+}
+
+/// Power fails, or the process is killed, in the middle of repairs: nothing is worse than before, and the next round mends the rest.
+pub(crate) fn cut_off(seed: u64) -> Outcome {
+    let mut rig = Rig::new(seed, 0x5c_2d);
+    let layout = rig.layout;
+    let (fixture, before, harmed) = rig.run(async move |cluster, disks, shared, random| {
+        let fixture = Fixture::fill(&cluster.any(random), shared, random, &LENS).await;
+        cluster.any(random).checkpoint().await.expect("no device fails");
+        let before = Snapshot::take(disks);
+        let mut harmed = Vec::new();
+        for structure in structures(cluster, layout, &before) {
+            let chosen = choose(&structure, random.below(u64::from(layout.m) + 1) as usize, random);
+            // At a start a manifest and roots are made anew, and a log that was replayed may be of no use any more.
+            if random.below(2) == 0 && ["row", "chunk"].contains(&structure.kind) && !chosen.is_empty() {
+                harm(disks, &structure, &chosen, random);
+                harmed.push(structure);
+            }
+        }
+        (fixture, before, harmed)
+    });
+    for _ in 0..2 {
+        let crash = if rig.random.coin() { Crash::PowerCut } else { Crash::Kill };
+        rig.world.crash(crash);
+        rig.shared.outcome.borrow_mut().crashes += 1;
+        let events = 300 + rig.random.below(3000);
+        let read = rig.random.coin().then(|| fixture.clone());
+        rig.run_events(events, async move |cluster, _, shared, random| {
+            cluster.engines.iter().for_each(|engine| engine.start_scrub(DEADLINE));
+            if let Some(fixture) = read {
+                fixture.read(cluster, random, shared).await;
+            }
+            scrub_on(cluster).await;
+        });
+    }
+    rig.world.crash(Crash::PowerCut);
+    rig.run(async move |cluster, disks, shared, random| {
+        scrub_round(cluster).await;
+        assert_eq!(unrepairable(cluster), 0);
+        for structure in &harmed {
+            assert_repaired(disks, &before, structure);
+        }
+        cluster.engines.iter().for_each(|engine| drop(engine.take_damage()));
+        fixture.read(cluster, random, shared).await;
+        for engine in &cluster.engines {
+            assert_eq!(engine.take_damage(), [], "it was repaired");
+        }
+        shared.outcome.borrow_mut().repaired += repaired(cluster);
+    });
+    rig.outcome()
+}
+
+/// More copies are damaged than redundancy covers: that is said, nothing is written over, and what can be read is right.
+pub(crate) fn beyond_redundancy(seed: u64) -> Outcome {
+    let mut rig = Rig::of(seed, 0x5c_2e, &[(1, 0), (1, 1), (2, 1), (2, 2)]);
+    let layout = rig.layout;
+    rig.shared.faulty.set(true);
+    rig.run(async move |cluster, disks, shared, random| {
+        let fixture = Fixture::fill(&cluster.any(random), shared, random, &LENS).await;
+        cluster.any(random).checkpoint().await.expect("no device fails");
+        let before = Snapshot::take(disks);
+        let mut all = structures(cluster, layout, &before);
+        all.retain(|structure| ["row", "batch"].contains(&structure.kind));
+        let mut harmed = Vec::new();
+        for _ in 0..all.len().min(3) {
+            let structure = all.swap_remove(random.below(all.len() as u64) as usize);
+            let chosen = choose(&structure, usize::from(layout.m) + 1, random);
+            harm(disks, &structure, &chosen, random);
+            harmed.push(structure);
+        }
+        let damaged = Snapshot::take(disks);
+        for _ in 0..1 + random.below(2) {
+            shared.outcome.borrow_mut().failed += fixture.read(cluster, random, shared).await as u64;
+        }
+        scrub_round(cluster).await;
+        for structure in &harmed {
+            for &(disk, offset) in &structure.places {
+                let now = disks[disk].read(&structure.file, offset, structure.len as usize);
+                let was = |snapshot: &Snapshot| {
+                    snapshot.file(disk, &structure.file)[offset as usize..][..now.len()] == now[..]
+                };
+                assert!(was(&damaged) || was(&before), "a {} was made worse", structure.kind);
+            }
+        }
+        shared.outcome.borrow_mut().refused += unrepairable(cluster);
         fixture.read(cluster, random, shared).await;
     });
     rig.outcome()

@@ -60,7 +60,6 @@ impl Shard {
         met: Option<Range<u64>>,
         pace: &Pace,
     ) -> bool {
-        let Some(pin) = self.pin_guard(extent) else { return false };
         let Some(extent) = self.log_extent(extent) else { return false };
         let mut replicas = Vec::with_capacity(extent.placement.columns.len());
         for &column in &extent.placement.columns {
@@ -72,6 +71,8 @@ impl Shard {
             replicas.push(Some(replica));
         }
         let turn = self.repairs.turn().await;
+        // That it can be pinned now shows that it was there all the while: ids are never used twice.
+        let Some(pin) = self.pin_guard(extent.placement.id) else { return false };
         let mut mended = Mended::default();
         let cures = self.examine(&extent, &replicas, met, &mut mended).await;
         let (shard, placement) = (Rc::clone(self), Rc::clone(&extent.placement));
@@ -108,9 +109,10 @@ impl Shard {
         if extent.live_len == 0 && needed_from == slot_len {
             return None;
         }
-        let end = match self.commits.durable_to() {
-            Some((current, offset)) if current == id => u64::from(offset),
-            Some((current, _)) if current < id => u64::from(LOG_HEADER_LEN),
+        let durable = self.commits.durable_to()?;
+        let end = match durable.extent {
+            current if current == id => u64::from(durable.offset),
+            current if current < id => u64::from(LOG_HEADER_LEN),
             _ => slot_len,
         };
         Some(Extent { placement: Rc::clone(&extent.placement), nonce: extent.nonce, end, needed_from })

@@ -17,16 +17,23 @@ impl Shard {
         range: Option<Range<u64>>,
         pace: &Pace,
     ) -> bool {
-        let Some(check) = self.index.check_table(extent).map(Rc::new) else { return false };
+        let Some(first) = self.index.check_table(extent) else { return false };
+        let replicas = first.placement().columns.len();
+        let wanted = |run: &Range<usize>| range.as_ref().is_none_or(|range| first.overlaps(run, range));
+        let runs: Vec<(Range<usize>, usize)> = first
+            .runs()
+            .into_iter()
+            .filter(wanted)
+            .map(|run| (run.clone(), first.run_len(&run) * replicas))
+            .collect();
+        drop(first);
         let mut stays = false;
-        for run in check.runs() {
-            if range.as_ref().is_some_and(|range| !check.overlaps(&run, range)) {
-                continue;
-            }
-            let replicas = check.placement().columns.len();
-            if !pace.unit(self, check.run_len(&run) * replicas).await {
+        for (run, len) in runs {
+            if !pace.unit(self, len).await {
                 return stays;
             }
+            // Held for one run at a time: it may be dropped from the index meanwhile, and is to be freed then.
+            let Some(check) = self.index.check_table(extent).map(Rc::new) else { return stays };
             let frames = check.run(run).await;
             if frames.is_empty() {
                 continue;

@@ -12,8 +12,8 @@ use crate::shard::Shard;
 impl Shard {
     /// Verifies every stripe and every directory chunk of a data extent, and mends what belongs to somebody.
     pub(super) async fn scrub_data(self: &Rc<Self>, bodies: &Rc<Bodies>, id: ExtentId, pace: &Pace) {
-        // Held for the whole: what is found stays where it is.
-        let Some(_pin) = self.pin_guard(id) else { return };
+        // Not pinned for so long: it may be freed meanwhile, and its slots be others' by the time they are read. What
+        // does not hold then is named by no value, or the extent is gone when it is to be mended.
         let found = self
             .space
             .extents
