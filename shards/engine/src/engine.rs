@@ -133,17 +133,27 @@ impl Engine {
         });
         let engine = Engine { inner };
         // Before the shards open: a disk may have to be taken out under them.
-        core.spawn(engine.clone().pump());
-        engine.open_shards().await?;
-        engine.share_buckets().await?;
-        engine.inner.buckets_told.set(true);
-        engine.inner.told.notify();
-        engine.await_buckets().await?;
+        let pump = core.spawn(engine.clone().pump());
+        if let Err(error) = engine.serve_all().await {
+            // Cores that wait for this one hear that it is gone.
+            pump.cancel();
+            pump.await;
+            return Err(error);
+        }
         engine.rebuild_disks_behind();
         if engine.inner.membership.is_some() {
             core.spawn(engine.clone().watch_members());
         }
         Ok(engine)
+    }
+
+    /// Opens this core's shards, and waits until those of the others serve too.
+    async fn serve_all(&self) -> Result<(), EngineError> {
+        self.open_shards().await?;
+        self.share_buckets().await?;
+        self.inner.buckets_told.set(true);
+        self.inner.told.notify();
+        self.await_buckets().await
     }
 
     /// Opens this core's shards, and the files of all.
