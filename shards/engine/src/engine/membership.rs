@@ -118,13 +118,14 @@ impl Engine {
         let membership = self.membership();
         let _turn = membership.turn.lock(EPOCH_TURN).await;
         let place = usize::from(disk.0);
-        let mut out = BTreeSet::from([place]);
+        let mut out = BTreeMap::from([(place, reason.to_owned())]);
+        let mut told = BTreeSet::new();
         loop {
             let mut states = self.inner.members.states();
             if states[place] == MemberState::Out {
                 return true;
             }
-            for &place in &out {
+            for &place in out.keys() {
                 states[place] = MemberState::Out;
             }
             let in_sync = states.iter().filter(|&&state| state == MemberState::InSync).count();
@@ -139,12 +140,18 @@ impl Engine {
                 );
                 return false;
             }
-            tracing::error!(disk = place, path = %self.path_of(place), reason, tolerated = in_sync - needed,
-                "the disk is taken out of the set");
-            membership.distrust(place, self.inner.core.now());
+            for (&place, reason) in out.iter().filter(|(place, _)| told.insert(**place)) {
+                tracing::error!(disk = place, path = %self.path_of(place), reason, tolerated = in_sync - needed,
+                    "the disk is taken out of the set");
+                membership.distrust(place, self.inner.core.now());
+            }
             match self.start_epoch(&states, |_| {}).await {
                 Ok(()) => return true,
-                Err(failed) => out.extend(failed),
+                Err(failed) => {
+                    out.extend(
+                        failed.into_iter().map(|place| (place, "its superblock is not written".to_owned())),
+                    );
+                }
             }
         }
     }
