@@ -117,6 +117,18 @@ impl Members {
         }
     }
 
+    /// Waits for `read`, which is of `disk`, as long as the disk is a member: one that never answers must not keep whoever
+    /// holds a lock.
+    pub(crate) async fn while_in<T>(&self, disk: DiskIndex, read: impl Future<Output = T>) -> Option<T> {
+        let mut read = pin!(read);
+        let mut out = pin!(self.changed.wait_until(|| self.state(disk) == MemberState::Out));
+        poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(read) => Poll::Ready(Some(read)),
+            Poll::Pending => out.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
+
     /// Runs something that changes `disk` to its end, or until the disk is out: then it goes on in the background, with
     /// whatever memory it holds.
     ///

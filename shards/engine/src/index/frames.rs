@@ -42,7 +42,8 @@ impl<'a> Frames<'a> {
                 };
                 let want = (end - at).min(FRAME_LEN_MAX as u64) as usize;
                 let buf = self.core.arena().alloc(want).await;
-                let (Ok(got), buf) = file.read_at(buf, start + at).await else { continue };
+                let read = self.files.members().while_in(column.disk, file.read_at(buf, start + at)).await;
+                let Some((Ok(got), buf)) = read else { continue };
                 let bytes = buf.freeze();
                 if let Some(len) = frame_len(&bytes[..got], self.placement, at) {
                     self.offset = at + len as u64;

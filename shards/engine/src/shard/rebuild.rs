@@ -293,7 +293,7 @@ impl Shard {
     ) -> Option<Slice> {
         let (file, start) = self.files.locate_readable(class, column)?;
         let buf = self.core.arena().alloc(len).await;
-        match file.read_at(buf, start + offset).await {
+        match self.files.members().while_in(column.disk, file.read_at(buf, start + offset)).await? {
             (Ok(got), buf) if got == len => Some(buf.freeze()),
             _ => None,
         }

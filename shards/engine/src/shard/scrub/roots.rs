@@ -13,7 +13,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::super::Shard;
 use super::super::checkpoint::ROOT_TURN;
 use crate::deployment::shard_file;
-use crate::extent::members::MemberState;
+use crate::extent::members::{MemberState, Outcome};
 use crate::extent::{DiskIndex, ExtentClass};
 use crate::format::root::{ROOT_COPY_LEN, Root};
 
@@ -42,14 +42,22 @@ impl Shard {
                 let expected = Root { sequence, ..newest.clone() }.encode();
                 let offset = (sequence & 1) * ROOT_COPY_LEN as u64;
                 let buf = self.core.arena().alloc(ROOT_COPY_LEN).await;
-                let (result, mut buf) = file.read_at(buf, offset).await;
+                // The turn is held: a disk that does not answer is waited for only until it is out.
+                let read = self.files.members().while_in(disk, file.read_at(buf, offset));
+                let Some((result, mut buf)) = read.await else { break };
                 self.scrub.count(ROOT_COPY_LEN as u64);
                 if matches!(result, Ok(ROOT_COPY_LEN)) && buf[..] == expected[..] {
                     continue;
                 }
                 buf.set_len(ROOT_COPY_LEN);
                 buf.copy_from_slice(&expected);
-                let written = self.files.flushes().write_stable(disk, file, buf.freeze(), offset).await;
+                let (flushes, file) = (Rc::clone(self.files.flushes()), file.clone());
+                let write = async move { flushes.write_stable(disk, &file, buf.freeze(), offset).await };
+                let written = match self.files.carry_out(&self.core, disk, write).await {
+                    Ok(Outcome::Out) => break,
+                    Ok(Outcome::Done) => Ok(()),
+                    Err(error) => Err(error),
+                };
                 let name = shard_file(self.id, "root");
                 self.note_file(disk, &name, offset, written.map_err(|error| (&error).into()));
             }
