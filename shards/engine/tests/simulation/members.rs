@@ -16,11 +16,12 @@ enum Leaving {
     Pulled,
     WritesFail,
     SyncsFail,
+    Stuck,
 }
 
 impl Leaving {
     fn draw(random: &mut Random) -> Leaving {
-        [Leaving::Pulled, Leaving::WritesFail, Leaving::SyncsFail][random.below(3) as usize]
+        [Leaving::Pulled, Leaving::WritesFail, Leaving::SyncsFail, Leaving::Stuck][random.below(4) as usize]
     }
 
     fn happen(self, disk: &DiskHandle) {
@@ -28,6 +29,7 @@ impl Leaving {
             Leaving::Pulled => disk.unplug(),
             Leaving::WritesFail => disk.set_failing(Access::Write, true),
             Leaving::SyncsFail => disk.set_failing(Access::Sync, true),
+            Leaving::Stuck => disk.set_stuck(true),
         }
     }
 
@@ -36,6 +38,7 @@ impl Leaving {
             Leaving::Pulled => disk.plug(),
             Leaving::WritesFail => disk.set_failing(Access::Write, false),
             Leaving::SyncsFail => disk.set_failing(Access::Sync, false),
+            Leaving::Stuck => disk.set_stuck(false),
         }
     }
 }
