@@ -84,6 +84,13 @@ scalars! {
     MemtableBytes: Gauge "basalt_memtable_bytes" "Bytes of index entries held in memory.";
     LiveBytes: Gauge "basalt_live_bytes"
         "Bytes on disk that belong to objects and parts, before redundancy, padding and directory chunks included.";
+    ExtentBytes: Gauge "basalt_extent_bytes" "Bytes on all disks of log and data extents that are not free.";
+    ExtentLiveBytes: Gauge "basalt_extent_live_bytes"
+        "Bytes on all disks of log and data extents that some object or part still needs.";
+    CollectionMoved: Counter "basalt_collection_moved_bytes_total"
+        "Bytes of objects and parts that collection has moved.";
+    CollectionEmptied: Counter "basalt_collection_emptied_extents_total"
+        "Extents that collection has emptied to give them back.";
     BlocksCorrupt: Counter "basalt_blocks_corrupt_total"
         "Blocks of objects whose checksum did not match what was read.";
     BlocksRestored: Counter "basalt_blocks_restored_total"

@@ -109,6 +109,10 @@ pub(super) fn sample(engine: &Engine, metrics: &CoreMetrics) {
     metrics.set(Scalar::IndexEntries, sum(|shard| shard.index_entries));
     metrics.set(Scalar::MemtableBytes, sum(|shard| shard.memtable_len as u64));
     metrics.set(Scalar::LiveBytes, sum(|shard| shard.live_body_len));
+    metrics.set(Scalar::ExtentBytes, sum(|shard| shard.used_len));
+    metrics.set(Scalar::ExtentLiveBytes, sum(|shard| shard.needed_len));
+    metrics.set(Scalar::CollectionMoved, sum(|shard| shard.moved_len));
+    metrics.set(Scalar::CollectionEmptied, sum(|shard| shard.emptied_count));
     let blocks = engine.block_counts();
     metrics.set(Scalar::BlocksCorrupt, blocks.corrupt);
     metrics.set(Scalar::BlocksRestored, blocks.restored);

@@ -15,6 +15,7 @@ mod join;
 pub mod layout;
 pub mod lease;
 mod mend;
+pub mod packed;
 pub mod plan;
 pub mod reader;
 pub mod recover;
@@ -39,6 +40,7 @@ pub use self::inline::InlineBody;
 pub use self::layout::{Segment, StripedBody};
 pub use self::lease::{Lease, LeaseFuture, LeaseUse, Leases, Lessor};
 pub use self::mend::{BlockRow, Mended};
+pub use self::packed::PackedBody;
 pub use self::reader::{ReadMemory, Reader};
 use self::stripe::Codec;
 use self::sync::SyncGroup;
@@ -55,6 +57,9 @@ pub type OnDamage = Rc<dyn Fn(Damage, Option<&BlockRow>)>;
 
 /// The part of the arena that recoveries of damaged blocks may fill at one time.
 const RECOVERY_SHARE: usize = 16;
+
+/// The part of the arena that collection may fill.
+const COLLECTION_SHARE: usize = 16;
 
 /// What all bodies on one core share: the coder's working memory and the share of the arena they may fill.
 pub struct BodyCore {
@@ -93,6 +98,18 @@ impl BodyCore {
         let budget = Budget::new((capacity / 4 * 3).max(stripe_len));
         let workspace_len = recover::workspace_len(geometry, layout::BLOCK_CRC_LEN as usize);
         let recoveries = Budget::new((capacity / RECOVERY_SHARE).max(workspace_len));
+        Rc::new(BodyCore { core, codec, budget, recoveries, restored: Cell::new(0) })
+    }
+
+    /// A core's memory for what it moves of its own accord: apart from that of requests, since requests may wait for the space
+    /// that this gives back.
+    #[must_use]
+    pub fn for_collection(&self, geometry: &Geometry) -> Rc<BodyCore> {
+        let working_len = writer::working_len(geometry, None, directory::OWNER_NAME_LEN_MAX);
+        let budget =
+            Budget::new((self.core.arena().usage().capacity / COLLECTION_SHARE).max(2 * working_len));
+        let codec = RefCell::new(Codec::new(geometry.k, geometry.m));
+        let (core, recoveries) = (self.core.clone(), Rc::clone(&self.recoveries));
         Rc::new(BodyCore { core, codec, budget, recoveries, restored: Cell::new(0) })
     }
 
@@ -135,6 +152,12 @@ impl Bodies {
     #[must_use]
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// Who lends blocks to this core's writers.
+    #[must_use]
+    pub fn lessor(&self) -> Rc<dyn Lessor> {
+        Rc::clone(&self.lessor)
     }
 
     /// The syncs of this core on the shard's data files.

@@ -38,6 +38,7 @@ use crate::extent::members::{MemberState, Members};
 use crate::extent::reads::{DiskReads, ReadCounts};
 use crate::extent::{ArenaFiles, DiskFiles, DiskIndex};
 use crate::request::{Ask, Reply, Request};
+use crate::shard::collect::Collector;
 use crate::shard::recovery::{Recovered, ShardContext};
 use crate::shard::{Shard, ShardStats};
 use crate::wait::{Event, KeyLocks};
@@ -167,6 +168,7 @@ impl Engine {
         }
         let flushes = CoreFlushes::new(deployment.flushes(*core_count), core.id());
         let reports = Reports::new(core.clone(), port.clone());
+        let collection_core = self.inner.body_core.for_collection(&superblock.geometry);
         let mut access = Vec::new();
         let mut recovered = Vec::new();
         let owned = (0..superblock.shard_count).filter(|&id| owner_of(id, *core_count) == core.id()).count();
@@ -200,7 +202,11 @@ impl Engine {
                 core.spawn(Rc::clone(own).run_rebuilds(Rc::clone(&bodies), tell));
             }
             let note = note_damage(&self.inner.damage, &self.inner.corrupt);
-            let on_damage = reports.clone().for_shard(id, owner, own, note);
+            let on_damage = reports.clone().for_shard(id, owner, own.clone(), note);
+            if let Some(own) = &own {
+                let collector = Collector::new(own, &collection_core, origin, Rc::clone(&on_damage));
+                core.spawn(collector.run());
+            }
             access.push(ShardAccess { owner, bodies, on_damage });
         }
         let first = self.inner.access.set(access).is_ok() && self.inner.recovered.set(recovered).is_ok();
@@ -376,6 +382,21 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Empties one extent in every shard of the deployment, as when space is short; `false` when none is worth it.
+    ///
+    /// # Errors
+    /// [`EngineError`] of the first shard that could not.
+    pub async fn collect(&self) -> Result<bool, EngineError> {
+        let mut gained = false;
+        for shard in 0..self.shard_count() {
+            match self.ask(shard, Ask::Collect).await? {
+                Reply::Collected(result) => gained |= result?,
+                _ => return Err(EngineError::Closed),
+            }
+        }
+        Ok(gained)
     }
 
     /// As [`Engine::checkpoint`], for the shards of this core alone. The last thing before a clean stop: the next start then

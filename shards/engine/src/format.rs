@@ -9,6 +9,7 @@ pub mod codec;
 pub mod frame;
 pub mod log_header;
 pub mod manifest;
+pub mod pack;
 pub mod record;
 pub mod root;
 pub mod superblock;

@@ -5,6 +5,7 @@
 //! structure looks on disk; [`Deployment`] opens the disks, [`Engine`] is what a server talks to.
 //! `docs/DATA_FORMAT.md` gives every byte.
 
+mod blob;
 pub mod body;
 pub mod buckets;
 pub mod checksum;

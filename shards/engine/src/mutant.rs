@@ -27,10 +27,12 @@ pub enum Mutant {
     DamagedLogCutOff,
     /// Restored blocks are written without being compared with their checksums.
     RepairUnverified,
+    /// Collection does not look whether what it moved is still what its key has.
+    MovesUnchecked,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 10] = [
+    pub const ALL: [Mutant; 11] = [
         Mutant::DataSyncSkipped,
         Mutant::LogWriteVolatile,
         Mutant::ManifestNotSynced,
@@ -41,6 +43,7 @@ impl Mutant {
         Mutant::InlineUnverified,
         Mutant::DamagedLogCutOff,
         Mutant::RepairUnverified,
+        Mutant::MovesUnchecked,
     ];
 
     /// Whether this process runs the variant.

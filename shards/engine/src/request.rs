@@ -13,7 +13,7 @@ use crate::shard::leases::LeaseGrant;
 use crate::shard::list::{ListChunk, ListQuery, UploadChunk, UploadQuery};
 use crate::shard::mutate::{Found, Guard, PutDone, PutObject};
 use crate::shard::repair::Suspect;
-use crate::shard::uploads::{CompleteUpload, PartsPage, PutPart};
+use crate::shard::uploads::{CompleteUpload, Completion, PartsPage, PutPart};
 use crate::value::{Bucket, Upload};
 
 /// A message of the mesh.
@@ -105,6 +105,7 @@ pub enum Ask {
     Refuse(u64),
     Stats,
     Checkpoint,
+    Collect,
     /// A reader met damage in the shard's extents.
     Repair(Suspect),
 }
@@ -118,11 +119,13 @@ pub enum Reply {
     Deleted(Result<bool, EngineError>),
     List(Result<ListChunk, EngineError>),
     Upload(Result<[u8; 16], EngineError>),
+    Completed(Result<Completion, EngineError>),
     Parts(Result<PartsPage, EngineError>),
     Uploads(Result<UploadChunk, EngineError>),
     Bucket(Result<Bucket, EngineError>),
     Empty(Result<bool, EngineError>),
     /// Whether the disk is out.
     Excluded(bool),
+    Collected(Result<bool, EngineError>),
     Stats(ShardStats),
 }

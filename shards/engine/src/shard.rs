@@ -5,6 +5,7 @@
 //! which holds durable state alone.
 
 pub(crate) mod checkpoint;
+pub(crate) mod collect;
 pub(crate) mod commit;
 mod epoch;
 pub(crate) mod leases;
@@ -77,6 +78,7 @@ pub(crate) struct Shard {
     /// A mutation left a bucket, or a fence changed.
     drained: Event,
     background: Event,
+    pub(crate) collection: collect::Collection,
     checkpoint_wanted: Cell<bool>,
     checkpoint_running: Cell<bool>,
     /// How the last one ended.
@@ -109,6 +111,17 @@ pub struct ShardStats {
     /// Bytes of the index's tables on one replica, and entries in them and in memtables.
     pub index_len: u64,
     pub index_entries: u64,
+    /// Bytes on all disks that those extents take, and how many of them hold what some key names: their ratio is the space
+    /// amplification.
+    pub used_len: u64,
+    pub needed_len: u64,
+    /// What collection has moved since the start: bytes of bodies, and bodies.
+    pub moved_len: u64,
+    pub moved_count: u64,
+    /// Moves that came too late, because their key had changed.
+    pub outrun_count: u64,
+    /// Extents that collection has emptied.
+    pub emptied_count: u64,
     /// Of the memtable that takes writes and of those that wait for their flush.
     pub memtable_len: usize,
     pub checkpoints: u64,
@@ -136,6 +149,7 @@ impl Shard {
         self.background.notify();
         self.checkpoint_done.notify();
         self.repairs.wake();
+        self.collection.stop();
     }
 
     /// The next instant of the hybrid clock: now, or just after the last one.
@@ -159,6 +173,9 @@ impl Shard {
     pub(crate) fn stats(&self) -> ShardStats {
         let scrub = self.scrub_stats();
         let extents = self.space.extents.borrow();
+        let collected = self.collection.counters();
+        let copies = |extent: &Extent| extent.placement.columns.len() as u64;
+        let slot_len = |extent: &Extent| self.files.geometry().slot_len(extent.placement.class);
         let of = |class| extents.iter().filter(|extent| extent.placement.class == class).count();
         let data_columns = u64::from(self.files.geometry().k);
         let body_len = |extent: &Extent| match extent.placement.class {
@@ -172,6 +189,12 @@ impl Shard {
             log_extents: of(ExtentClass::Log),
             data_extents: of(ExtentClass::Data),
             live_len: extents.iter().map(|extent| extent.live_len).sum(),
+            used_len: extents.iter().map(|extent| slot_len(extent) * copies(extent)).sum(),
+            needed_len: extents.iter().map(|extent| extent.live_len * copies(extent)).sum(),
+            moved_len: collected.moved_len,
+            moved_count: collected.moved_count,
+            outrun_count: collected.outrun_count,
+            emptied_count: collected.emptied_count,
             live_body_len: extents.iter().map(body_len).sum(),
             index_len: index.table_len,
             index_entries: index.entry_count,

@@ -5,10 +5,12 @@
 //! are typed sections that a reader keeps although it does not know them, so that an older Basalt rewriting a value
 //! loses nothing a newer one wrote.
 
+use std::rc::Rc;
+
 use rkyv::rancor::Error as ArchiveError;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::body::{Segment, StripedBody};
+use crate::body::{PackedBody, Segment, StripedBody};
 use crate::extent::ExtentId;
 use crate::format::record::LiveDelta;
 use crate::shard::scrub::progress::Progress;
@@ -98,6 +100,18 @@ pub enum Body {
     Parts(Vec<Part>),
     /// The same; the parts are too many for a value and lie in a blob: an archived `Vec<Part>`.
     SpilledParts { map: Striped },
+    /// In a pack, where collection put it. Boxed, so that no other body's archive is longer for it.
+    Packed(Box<Packed>),
+}
+
+/// The place of a small object in a pack, a striped body that many of them share.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    pub pack: Striped,
+    /// Of the object's first byte in the pack.
+    pub offset: u64,
+    /// One CRC32C per 64 KiB block of the object itself.
+    pub crcs: Vec<u32>,
 }
 
 /// A part of a completed multipart upload.
@@ -354,6 +368,14 @@ impl From<&Striped> for StripedBody {
                 .collect(),
             crcs: body.crcs.clone(),
         }
+    }
+}
+
+impl Packed {
+    /// The body of an object of `len` bytes, for reading.
+    pub(crate) fn body(&self, len: u32) -> PackedBody {
+        let pack = Rc::new(StripedBody::from(&self.pack));
+        PackedBody { pack, offset: self.offset, len, crcs: self.crcs.clone() }
     }
 }
 

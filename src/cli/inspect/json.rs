@@ -401,6 +401,9 @@ fn object_of(object: &Object) -> Value {
         Body::Spilled { map } => json!({ "spilled": striped(map) }),
         Body::Parts(parts) => json!({ "parts": parts.iter().map(part).collect::<Vec<_>>() }),
         Body::SpilledParts { map } => json!({ "spilled_parts": striped(map) }),
+        Body::Packed(of) => json!({
+            "packed": { "pack": striped(&of.pack), "offset": of.offset, "crcs": crcs(&of.crcs) },
+        }),
     };
     json!({
         "uuid": hex::encode(object.uuid),

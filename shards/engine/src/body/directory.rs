@@ -119,6 +119,8 @@ pub enum Content {
     Payload = 1,
     /// A part of a value that is too long for the index.
     Blob = 2,
+    /// Small objects of many keys, and at the end a list of them: [`crate::format::pack`].
+    Pack = 3,
 }
 
 /// For whom a body was written.
@@ -226,6 +228,7 @@ impl DirectoryEntry {
         let content = match from.u8("entry content")? {
             1 => Content::Payload,
             2 => Content::Blob,
+            3 => Content::Pack,
             got => return Err(DecodeError::Invalid { field: "entry content", got: got.into() }),
         };
         let last = match from.u8("entry flags")? {

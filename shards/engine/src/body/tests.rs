@@ -3,6 +3,7 @@
 mod damage;
 mod directories;
 mod hedge;
+mod packed;
 mod round_trip;
 
 use std::cell::{Cell, RefCell};

@@ -44,6 +44,9 @@ pub struct Writer {
     expected: Option<u64>,
     owner: Owner,
     content: Content,
+    /// Where in the whole body the first byte belongs.
+    body_offset: u64,
+    is_contiguous: bool,
     body: StripedBody,
     segment_blocks: Vec<u32>,
     /// Index of the open segment's first data checksum, and its parity checksums.
@@ -113,6 +116,8 @@ impl Writer {
         Writer {
             owner,
             content,
+            body_offset: 0,
+            is_contiguous: false,
             shape: StripeShape::new(bodies.files.geometry()),
             expected: None,
             body: StripedBody::default(),
@@ -143,6 +148,20 @@ impl Writer {
     /// Says that `len` more bytes will come. A wrong number costs space or a copy, nothing else.
     pub fn expect(&mut self, len: u64) {
         self.expected = Some(len);
+    }
+
+    /// Says that what comes is a part of a longer body, from byte `offset` on; before the first byte.
+    #[must_use]
+    pub fn at(mut self, offset: u64) -> Writer {
+        self.body_offset = offset;
+        self
+    }
+
+    /// Puts as much as was announced into one segment; [`BodyError::NoSpace`] is the answer where none is long enough.
+    #[must_use]
+    pub fn contiguous(mut self) -> Writer {
+        self.is_contiguous = true;
+        self
     }
 
     /// Takes the next bytes of the body. Waits for arena memory and for earlier writes, which is the backpressure
@@ -255,8 +274,8 @@ impl Writer {
                 self.shape.column_len(len)
             }
         };
-        let blocks_min = self.blocks_with_chunk(strip_len);
         let blocks_max = self.blocks_with_chunk(wanted.min(most));
+        let blocks_min = if self.is_contiguous { blocks_max } else { self.blocks_with_chunk(strip_len) };
         let lease = self.bodies.lessor.lease(blocks_min, blocks_max).await?;
         self.leases.push(lease.id);
         let placement = lease.placement;
@@ -464,7 +483,7 @@ impl Writer {
         let entry = DirectoryEntry {
             block: segment.block,
             len: segment.len,
-            body_offset: self.body.len - segment.len,
+            body_offset: self.body_offset + self.body.len - segment.len,
             last: is_last,
             data_crcs: self.body.crcs[self.segment_crc..].to_vec(),
             parity_crcs: std::mem::take(&mut self.parity_crcs),

@@ -9,7 +9,7 @@ use basalt_reactor::Slice;
 
 use super::{BodyWriter, Engine};
 use crate::body::walk::ExtentDirectory;
-use crate::body::{Bodies, InlineBody, ReadMemory, Reader, StripedBody};
+use crate::body::{Bodies, InlineBody, PackedBody, ReadMemory, Reader, StripedBody};
 use crate::error::EngineError;
 use crate::extent::{ExtentId, Placement};
 use crate::request::{Ask, Reply};
@@ -123,7 +123,7 @@ impl ObjectReader {
     /// [`EngineError::Busy`] when memory is spent and stays so for a while.
     pub async fn admit(&self, range: &Range<u64>) -> Result<Rc<ReadMemory>, EngineError> {
         let len = range.end - range.start;
-        self.bodies().admit_reader(len, self.object.len, self.maps_len()).await.ok_or(EngineError::Busy)
+        self.bodies().admit_reader(len, self.body_len(), self.maps_len()).await.ok_or(EngineError::Busy)
     }
 
     /// As [`ObjectReader::admit`] and [`BodyWriter::admit`] at once, for a copy: two steps could wait for each other.
@@ -138,11 +138,19 @@ impl ObjectReader {
         let len = range.end - range.start;
         let (read, write) = self
             .bodies()
-            .admit_copy(len, self.object.len, self.maps_len(), into.memory_len())
+            .admit_copy(len, self.body_len(), self.maps_len(), into.memory_len())
             .await
             .ok_or(EngineError::Busy)?;
         into.admitted(write);
         Ok((read, into))
+    }
+
+    /// Bytes of what is read at most: where a packed object is damaged, that is its pack.
+    fn body_len(&self) -> u64 {
+        match &self.object.body {
+            Body::Packed(packed) => packed.pack.len,
+            _ => self.object.len,
+        }
     }
 
     /// Bytes of the lists of places and checksums that are held while the object is read: as read, and decoded.
@@ -152,7 +160,7 @@ impl ObjectReader {
             PartBody::Spilled { map } => map.len,
         };
         let len = match &self.object.body {
-            Body::Inline { .. } | Body::Striped(_) => 0,
+            Body::Inline { .. } | Body::Striped(_) | Body::Packed(_) => 0,
             Body::Spilled { map } | Body::SpilledParts { map } => map.len,
             Body::Parts(parts) => parts.iter().map(|part| part_len(&part.body)).max().unwrap_or(0),
         };
@@ -216,6 +224,10 @@ impl ObjectReader {
                 })?;
                 reader.pieces.push_back(Piece::Inline(inline, range));
             }
+            Body::Packed(packed) => {
+                let len = narrow(self.object.len)?;
+                reader.pieces.push_back(Piece::Packed(packed.body(len), range));
+            }
             Body::Striped(striped) => {
                 reader.pieces.push_back(Piece::Part(PartBody::Striped(striped.clone()), range));
             }
@@ -257,6 +269,7 @@ impl ObjectReader {
 
 enum Piece {
     Inline(InlineBody, Range<u64>),
+    Packed(PackedBody, Range<u64>),
     Part(PartBody, Range<u64>),
 }
 
@@ -299,10 +312,26 @@ impl BodyReader {
             match piece {
                 Piece::Inline(body, range) => {
                     let place = place_of(&self.engine, self.shard, &self.places, body.extent).await?;
-                    let range = narrow(&range)?;
+                    let range = narrow(range.start)?..narrow(range.end)?;
                     let on_damage = &self.engine.access(self.shard).on_damage;
                     let bytes = self.bodies.read_inline(&place, &body, range, on_damage).await?;
                     return Ok(Some(bytes));
+                }
+                Piece::Packed(body, range) => {
+                    let Some(segment) = body.pack.segments.first() else {
+                        return Err(EngineError::Damaged("a pack has no place".to_owned()));
+                    };
+                    let place = place_of(&self.engine, self.shard, &self.places, segment.extent).await?;
+                    let range = narrow(range.start)?..narrow(range.end)?;
+                    if let Some(bytes) = self.bodies.read_packed(&place, &body, range.clone()).await? {
+                        return Ok(Some(bytes));
+                    }
+                    let known = Rc::clone(&self.places);
+                    let find: crate::body::Places =
+                        Rc::new(move |extent| known.borrow().get(&extent).cloned());
+                    let on_damage = Rc::clone(&self.engine.access(self.shard).on_damage);
+                    let memory = self.memory.clone();
+                    self.current = Some(self.bodies.packed_reader(&body, range, find, on_damage, memory)?);
                 }
                 Piece::Part(PartBody::Striped(striped), range) => self.start(&striped, range).await?,
                 Piece::Part(PartBody::Spilled { map }, range) => {
@@ -323,11 +352,8 @@ impl BodyReader {
     }
 }
 
-fn narrow(range: &Range<u64>) -> Result<Range<u32>, EngineError> {
-    let fit = |at: u64| {
-        u32::try_from(at).map_err(|_| EngineError::Damaged("an inline body beyond 4 GiB".to_owned()))
-    };
-    Ok(fit(range.start)?..fit(range.end)?)
+fn narrow(at: u64) -> Result<u32, EngineError> {
+    u32::try_from(at).map_err(|_| EngineError::Damaged("a small body beyond 4 GiB".to_owned()))
 }
 
 type KnownPlaces = Rc<RefCell<BTreeMap<ExtentId, Rc<Placement>>>>;

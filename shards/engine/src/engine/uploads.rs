@@ -1,5 +1,7 @@
 //! Multipart uploads by name: open, add parts, list, complete, abort.
 
+use std::collections::BTreeMap;
+
 use super::buckets::done;
 use super::objects::{ObjectDraft, Page};
 use super::write::{Content, assemble};
@@ -8,11 +10,16 @@ use crate::error::EngineError;
 use crate::request::{Ask, Reply};
 use crate::shard::list::{UploadItem, UploadQuery};
 use crate::shard::mutate::{Guard, LeaseUse, PutDone};
-use crate::shard::uploads::{CompleteUpload, PART_NUMBER_MAX, PartItem, PartsPage, PutPart};
+use crate::shard::uploads::{
+    CompleteUpload, Completion, ListedPart, PART_NUMBER_MAX, PartItem, PartsPage, PutPart,
+};
 use crate::value::{Checksum, Object, Part, Upload, UploadState, UploadedPart};
 
 /// Parts asked for at once while a completion collects them.
 const PARTS_PER_ASK: usize = 500;
+
+/// Times that a completion is tried whose parts are moved under it.
+const COMPLETION_COUNT_MAX: usize = 16;
 
 impl Engine {
     /// Opens an upload for `name`; the answer is its id.
@@ -136,12 +143,55 @@ impl Engine {
         parts: Vec<PartItem>,
         guard: Option<Guard>,
     ) -> Result<PutDone, EngineError> {
+        let (mut parts, mut guard) = (parts, guard);
+        for _ in 0..COMPLETION_COUNT_MAX {
+            let listed = parts.iter().map(|item| (item.number, item.part.uuid)).collect::<Vec<_>>();
+            match self.try_complete(bucket, name, upload, draft.clone(), parts, guard).await? {
+                Completion::Done(done) => return Ok(done),
+                Completion::Moved(unasked) => guard = unasked,
+            }
+            parts = self.listed_again(bucket, name, upload, &listed).await?;
+        }
+        Err(EngineError::Busy)
+    }
+
+    /// The parts `listed` as they lie now.
+    async fn listed_again(
+        &self,
+        bucket: u64,
+        name: &[u8],
+        upload: [u8; 16],
+        listed: &[(u16, [u8; 16])],
+    ) -> Result<Vec<PartItem>, EngineError> {
+        let (_, parts) = self.all_parts(bucket, name, upload).await?;
+        let mut parts: BTreeMap<_, _> =
+            parts.into_iter().map(|item| ((item.number, item.part.uuid), item)).collect();
+        let again = listed
+            .iter()
+            .map(|named| parts.remove(named).ok_or(EngineError::InvalidPart { number: named.0 }));
+        again.collect()
+    }
+
+    async fn try_complete(
+        &self,
+        bucket: u64,
+        name: &[u8],
+        upload: [u8; 16],
+        draft: ObjectDraft,
+        parts: Vec<PartItem>,
+        guard: Option<Guard>,
+    ) -> Result<Completion, EngineError> {
         let shard = self.shard_of(bucket, name);
         let bodies = &self.access(shard).bodies;
         let len = parts.iter().map(|item| item.part.len).sum();
         let part_count = u32::try_from(parts.len()).expect("at most 10,000 parts");
-        let named = parts.iter().map(|item| (item.number, item.part.uuid)).collect();
         let footprints = parts.iter().map(|item| item.part.footprint.clone()).collect::<Vec<_>>();
+        let named = parts.iter().map(|item| ListedPart {
+            number: item.number,
+            uuid: item.part.uuid,
+            footprint: item.part.footprint.clone(),
+        });
+        let named = named.collect();
         let taken = parts
             .into_iter()
             .map(|item| Part {
@@ -175,7 +225,7 @@ impl Engine {
             leases: assembled.leases.map(lease_uses).unwrap_or_default(),
         };
         match self.ask_surely(shard, Ask::CompleteUpload(Box::new(complete))).await? {
-            Reply::Put(result) => result,
+            Reply::Completed(result) => result,
             _ => Err(EngineError::Closed),
         }
     }

@@ -1,29 +1,18 @@
 //! Bodies as the connection's core writes them: before they have a name, small ones in memory, larger ones on the disks.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use basalt_reactor::disk::BLOCK_LEN;
 
 use super::Engine;
+use crate::blob::{Blob, FootprintSum, are_spilled, describe, write_blob};
 use crate::body::budget::Permit;
 use crate::body::directory::{self, Owner};
 use crate::body::layout::BLOCK_CRC_LEN;
-use crate::body::{Bodies, Leases, Writer, Written};
+use crate::body::{Bodies, Leases, Writer};
 use crate::checksum::crc32c;
 use crate::error::EngineError;
-use crate::value::{
-    self, Body, FOOTPRINT_COUNT_MAX, Footprint, INLINE_LEN_MAX, Part, PartBody, Striped, Value,
-};
-
-/// Block checksums a value holds itself; a body with more has them in a blob.
-const CRC_COUNT_MAX: usize = 512;
-
-/// Segments a value holds itself.
-const SEGMENT_COUNT_MAX: usize = 64;
-
-/// Longest archive of parts that a value holds itself, bytes.
-const PARTS_LEN_MAX: usize = 8 << 10;
+use crate::value::{Body, Footprint, INLINE_LEN_MAX, Part, PartBody, Striped};
 
 /// Bytes of a body that its sender's connection holds before the writer takes them: what one receive and the read buffer
 /// above it bring.
@@ -183,85 +172,16 @@ impl BodyWriter {
             let content = Content::Striped { body, footprint: Vec::new(), leases: written.leases };
             return Ok(WrittenBody { shard: self.shard, len: 0, content, memory: self.memory });
         };
-        let (written, mut memory) = writer.finish_and_keep().await?;
+        let (written, memory) = writer.finish_and_keep().await?;
         let mut footprint = FootprintSum::default();
         footprint.add(&written);
         let mut leases = written.leases;
         let striped = Striped::from(&written.body);
-        let body = if striped.crcs.len() > CRC_COUNT_MAX || striped.segments.len() > SEGMENT_COUNT_MAX {
-            let blob = write_blob(&self.bodies, self.owner, memory, &mut footprint, &striped).await?;
-            let (map, blob_leases) = (blob.map, blob.leases);
-            memory = blob.memory;
-            leases.append(blob_leases);
-            PartBody::Spilled { map }
-        } else {
-            PartBody::Striped(striped)
-        };
+        let (body, memory) =
+            describe(&self.bodies, self.owner, memory, &mut footprint, &mut leases, striped).await?;
         let footprint = footprint.finish()?;
         let content = Content::Striped { body, footprint, leases };
         Ok(WrittenBody { shard: self.shard, len: self.len, content, memory })
-    }
-}
-
-/// A value that lies in data extents.
-struct Blob {
-    map: Striped,
-    leases: Leases,
-    /// What it was written in.
-    memory: Option<Permit>,
-}
-
-/// Writes a value that is too long for the index as a body of its own.
-async fn write_blob<T: Value>(
-    bodies: &Rc<Bodies>,
-    owner: Owner,
-    memory: Option<Permit>,
-    footprint: &mut FootprintSum,
-    value: &T,
-) -> Result<Blob, EngineError> {
-    let bytes = value::encode(value);
-    let mut writer = bodies.writer(directory::Content::Blob, owner).in_memory(memory);
-    writer.expect(bytes.len() as u64);
-    writer.write(&bytes).await?;
-    let (written, memory) = writer.finish_and_keep().await?;
-    footprint.add(&written);
-    Ok(Blob { map: Striped::from(&written.body), leases: written.leases, memory })
-}
-
-/// Live bytes per extent, summed up.
-#[derive(Default)]
-struct FootprintSum {
-    /// Column bytes and end block by extent.
-    extents: BTreeMap<u64, (u64, u32)>,
-}
-
-impl FootprintSum {
-    /// A segment's directory chunk lives and dies with it.
-    fn add(&mut self, written: &Written) {
-        for (segment, &blocks) in written.body.segments.iter().zip(&written.segment_blocks) {
-            let sum = self.extents.entry(segment.extent.0).or_insert((0, 0));
-            sum.0 += u64::from(blocks) * BLOCK_LEN as u64;
-            sum.1 = sum.1.max(segment.block + blocks);
-        }
-    }
-
-    fn merge(&mut self, prints: &[Footprint]) {
-        for print in prints {
-            let sum = self.extents.entry(print.extent).or_insert((0, 0));
-            sum.0 += print.bytes;
-            sum.1 = sum.1.max(print.end_block);
-        }
-    }
-
-    fn finish(self) -> Result<Vec<Footprint>, EngineError> {
-        if self.extents.len() > FOOTPRINT_COUNT_MAX {
-            return Err(EngineError::NoSpace);
-        }
-        Ok(self
-            .extents
-            .into_iter()
-            .map(|(extent, (bytes, end_block))| Footprint { extent, bytes, end_block })
-            .collect())
     }
 }
 
@@ -285,7 +205,7 @@ pub(super) async fn assemble(
     for prints in footprints {
         total.merge(prints);
     }
-    if parts.archive(Vec::new()).len() <= PARTS_LEN_MAX {
+    if !are_spilled(&parts) {
         let footprint = total.finish()?;
         return Ok(Assembled { body: Body::Parts(parts), footprint, blobs: Vec::new(), leases: None });
     }

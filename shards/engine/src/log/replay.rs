@@ -126,6 +126,21 @@ impl Replay {
         Ok(None)
     }
 
+    /// The next batch of a sealed extent, whatever its number; `None` behind the last one, or where no replica has it.
+    pub(crate) async fn next_in_extent(&mut self) -> Option<ReplayedBatch> {
+        let offset = self.position.offset;
+        if u64::from(offset) + BLOCK_LEN as u64 > self.files.geometry().log_slot_len {
+            return None;
+        }
+        let extent = self.extent.clone();
+        for &column in &extent.placement.columns {
+            if let Ok(batch) = self.read_replica(&extent, column, offset).await {
+                return Some(self.advance(batch));
+            }
+        }
+        None
+    }
+
     /// Number of the batch that [`Replay::next`] looks for.
     pub(crate) fn next_sequence(&self) -> u64 {
         self.position.sequence

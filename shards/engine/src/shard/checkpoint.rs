@@ -100,6 +100,7 @@ impl Shard {
                 *self.checkpoint_result.borrow_mut() = result.clone();
                 self.commits.checkpoint_ended();
                 self.checkpoint_done.notify();
+                self.collection.look();
                 if let Err(error) = result {
                     tracing::warn!(shard = self.id, %error, "checkpoint failed");
                     self.space.set_full(error == EngineError::NoSpace || self.space.is_full());

@@ -11,6 +11,7 @@ use basalt_reactor::disk::BLOCK_LEN;
 
 use super::Shard;
 use super::commit::Change;
+use super::space::Claim;
 use crate::error::EngineError;
 use crate::extent::table::Extent;
 use crate::extent::{ExtentClass, ExtentId, Placement};
@@ -19,6 +20,9 @@ use crate::wait::KeyLocks;
 
 /// Leases a shard has out at most; beyond that writers wait their turn at the service.
 const LEASE_COUNT_MAX: usize = 1 << 16;
+
+/// Times that one request waits for collection to make room.
+pub(super) const RECLAIM_COUNT_MAX: u32 = 64;
 
 /// Blocks lent out: `blocks` from `block` on in every column of the extent.
 #[derive(Clone, Debug)]
@@ -36,27 +40,57 @@ struct Lent {
     blocks: u32,
 }
 
+/// For whom blocks are lent. What collection moves has lived for a while and will live on; among what clients just wrote
+/// it would be moved again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    Clients,
+    /// Of a collector that may take the last extent, or must leave it for later.
+    Collection(Claim),
+}
+
+impl Stream {
+    fn claim(self) -> Claim {
+        match self {
+            Stream::Clients => Claim::Clients,
+            Stream::Collection(claim) => claim,
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Leases {
     lent: RefCell<BTreeMap<u64, Lent>>,
     next: Cell<u64>,
-    /// The data extent that blocks are lent from.
-    open: Cell<Option<ExtentId>>,
+    /// The data extent that blocks are lent to clients from, and the one for collection.
+    open_to_clients: Cell<Option<ExtentId>>,
+    open_to_collection: Cell<Option<ExtentId>>,
     opening: Rc<KeyLocks>,
 }
 
 impl Leases {
     pub(super) fn set_open(&self, extent: ExtentId) {
-        self.open.set(Some(extent));
+        self.open_to_clients.set(Some(extent));
+    }
+
+    fn open(&self, stream: Stream) -> &Cell<Option<ExtentId>> {
+        match stream {
+            Stream::Clients => &self.open_to_clients,
+            Stream::Collection(_) => &self.open_to_collection,
+        }
     }
 
     pub(super) fn is_open(&self, extent: ExtentId) -> bool {
-        self.open.get() == Some(extent)
+        [self.open_to_clients.get(), self.open_to_collection.get()].contains(&Some(extent))
     }
 
-    /// Nothing more is lent from the open extent.
-    pub(super) fn close(&self) {
-        self.open.set(None);
+    /// Nothing more is lent from an open extent.
+    pub(super) fn close(&self, extent: ExtentId) {
+        for open in [&self.open_to_clients, &self.open_to_collection] {
+            if open.get() == Some(extent) {
+                open.set(None);
+            }
+        }
     }
 }
 
@@ -66,7 +100,7 @@ impl Shard {
             .expect("a slot is at most 1 TiB")
     }
 
-    /// Lends between `blocks_min` and `blocks_max` blocks per column.
+    /// Lends a client between `blocks_min` and `blocks_max` blocks per column.
     ///
     /// # Errors
     /// [`EngineError::NoSpace`], [`EngineError::ShardFailed`].
@@ -75,52 +109,64 @@ impl Shard {
         blocks_min: u32,
         blocks_max: u32,
     ) -> Result<LeaseGrant, EngineError> {
+        let mut attempts = 0;
+        loop {
+            match self.lease_from(Stream::Clients, blocks_min, blocks_max).await {
+                Err(EngineError::NoSpace) if attempts < RECLAIM_COUNT_MAX => {
+                    if !self.reclaim(attempts == 0).await? {
+                        return Err(EngineError::NoSpace);
+                    }
+                    attempts += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// As [`Shard::lease`], of what there is now.
+    pub(super) async fn lease_from(
+        self: &Rc<Self>,
+        stream: Stream,
+        blocks_min: u32,
+        blocks_max: u32,
+    ) -> Result<LeaseGrant, EngineError> {
         self.check_healthy()?;
         let column_blocks = self.column_blocks();
-        let blocks_min = blocks_min.clamp(1, column_blocks);
-        if self.leases.lent.borrow().len() >= LEASE_COUNT_MAX {
+        if blocks_min > column_blocks || self.leases.lent.borrow().len() >= LEASE_COUNT_MAX {
             return Err(EngineError::NoSpace);
         }
-        let mut waited = false;
+        let blocks_min = blocks_min.max(1);
+        let is_refused = || stream == Stream::Clients && self.space.is_full();
+        let open = self.leases.open(stream);
         loop {
-            if !self.space.is_full()
-                && let Some(grant) = self.lend(blocks_min, blocks_max.max(blocks_min), column_blocks)
+            if !is_refused()
+                && let Some(grant) = self.lend(open, blocks_min, blocks_max.max(blocks_min), column_blocks)
             {
                 return Ok(grant);
             }
-            let turn = self.leases.opening.lock(b"open").await;
-            if !self.space.is_full() && self.open_has(blocks_min, column_blocks) {
+            let _turn = self.leases.opening.lock(b"open").await;
+            if !is_refused() && self.has_room(open, blocks_min, column_blocks) {
                 continue;
             }
-            let placement = match self.allocate_data().await {
-                Ok(placement) => placement,
-                // What died since the last checkpoint may be room enough; whether it is, the next one shows.
-                Err(EngineError::NoSpace) if !waited => {
-                    waited = true;
-                    drop(turn);
-                    self.checkpoint_now().await?;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
+            let placement = self.allocate_data(stream).await?;
             let id = placement.id;
             let record = Record::ExtentOpened { placement: placement.clone(), nonce: [0; 16] };
             if let Err(error) = self.commit(Change { records: vec![record], payload: Vec::new() }).await {
                 self.space.extents.borrow_mut().release(&placement);
                 return Err(error);
             }
-            let old = self.leases.open.replace(Some(id));
+            let old = open.replace(Some(id));
             if let Some(old) = old {
                 self.seal_if_done(old);
             }
         }
     }
 
-    async fn allocate_data(&self) -> Result<Placement, EngineError> {
-        if self.space.is_full() {
+    async fn allocate_data(&self, stream: Stream) -> Result<Placement, EngineError> {
+        if stream == Stream::Clients && self.space.is_full() {
             return Err(EngineError::NoSpace);
         }
-        let placed = self.space.allocate(ExtentClass::Data).await;
+        let placed = self.space.allocate_data(stream.claim()).await;
         if let Err(error) = &placed
             && *error != EngineError::NoSpace
         {
@@ -137,7 +183,7 @@ impl Shard {
     }
 
     /// Whether a checkpoint would give back a data extent.
-    fn has_dead_data(&self) -> bool {
+    pub(super) fn has_dead_data(&self) -> bool {
         let extents = self.space.extents.borrow();
         let is_dead = |extent: &Extent| {
             extent.sealed && extent.live_len == 0 && extent.lease_count == 0 && !extent.condemned
@@ -145,14 +191,20 @@ impl Shard {
         extents.iter().any(|extent| extent.placement.class == ExtentClass::Data && is_dead(extent))
     }
 
-    fn open_has(&self, blocks: u32, column_blocks: u32) -> bool {
+    fn has_room(&self, open: &Cell<Option<ExtentId>>, blocks: u32, column_blocks: u32) -> bool {
         let extents = self.space.extents.borrow();
-        let open = self.leases.open.get().and_then(|id| extents.get(id));
+        let open = open.get().and_then(|id| extents.get(id));
         open.is_some_and(|extent| column_blocks - extent.next_block >= blocks)
     }
 
-    fn lend(&self, blocks_min: u32, blocks_max: u32, column_blocks: u32) -> Option<LeaseGrant> {
-        let open = self.leases.open.get()?;
+    fn lend(
+        &self,
+        open: &Cell<Option<ExtentId>>,
+        blocks_min: u32,
+        blocks_max: u32,
+        column_blocks: u32,
+    ) -> Option<LeaseGrant> {
+        let open = open.get()?;
         let mut extents = self.space.extents.borrow_mut();
         let extent = extents.get_mut(open)?;
         let room = column_blocks - extent.next_block;
@@ -180,8 +232,7 @@ impl Shard {
             let mut extents = self.space.extents.borrow_mut();
             let extent = extents.get_mut(lent.extent).expect("a leased extent is never freed");
             extent.lease_count -= 1;
-            let open = self.leases.open.get() == Some(lent.extent);
-            if open && extent.next_block == lent.block + lent.blocks {
+            if self.leases.is_open(lent.extent) && extent.next_block == lent.block + lent.blocks {
                 extent.next_block = lent.block + used.min(lent.blocks);
             }
         }
@@ -191,11 +242,17 @@ impl Shard {
     /// Seals the data extents that nobody can write to any more. Without a record: where the log says nothing, recovery
     /// seals them as well.
     pub(super) fn seal_idle(&self) {
-        let open = self.leases.open.get();
         let mut extents = self.space.extents.borrow_mut();
+        // What is left empty of collection's need not wait until it is full.
+        let collected = self.leases.open_to_collection.get().and_then(|id| extents.get_mut(id));
+        if let Some(extent) = collected.filter(|extent| extent.lease_count == 0 && extent.live_len == 0) {
+            self.leases.open_to_collection.set(None);
+            extent.sealed = true;
+        }
         for extent in extents.iter_mut() {
             // An extent that nothing was lent from yet is about to become the open one.
-            let idle = extent.lease_count == 0 && extent.next_block > 0 && Some(extent.placement.id) != open;
+            let is_open = self.leases.is_open(extent.placement.id);
+            let idle = extent.lease_count == 0 && extent.next_block > 0 && !is_open;
             if extent.placement.class == ExtentClass::Data && idle {
                 extent.sealed = true;
             }
@@ -204,7 +261,7 @@ impl Shard {
 
     /// Logs that nothing more will be written to `id`, once that is true.
     pub(super) fn seal_if_done(self: &Rc<Self>, id: ExtentId) {
-        if self.leases.open.get() == Some(id) {
+        if self.leases.is_open(id) {
             return;
         }
         {

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use super::commit::Change;
+use super::leases::RECLAIM_COUNT_MAX;
 use super::{Fence, Shard};
 use crate::error::{EngineError, Refused};
 use crate::extent::{ExtentId, Placement};
@@ -114,12 +115,12 @@ impl Shard {
 
     /// Whether a mutation that grows the store may go on.
     pub(super) async fn admit_growth(&self) -> Result<(), EngineError> {
-        if self.space.is_full() {
-            // What died since the last checkpoint may be room enough; whether it is, the next one shows.
-            self.checkpoint_now().await?;
-            if self.space.is_full() {
+        let mut attempts = 0;
+        while self.space.is_full() {
+            if attempts == RECLAIM_COUNT_MAX || !self.reclaim(attempts == 0).await? {
                 return Err(EngineError::NoSpace);
             }
+            attempts += 1;
         }
         self.wait_for_index().await
     }

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::Shard;
 use crate::extent::ExtentId;
@@ -22,7 +23,25 @@ impl Pins {
     }
 }
 
+/// Keeps extents until dropped.
+pub(super) struct PinnedExtents {
+    shard: Rc<Shard>,
+    pin: u64,
+}
+
+impl Drop for PinnedExtents {
+    fn drop(&mut self) {
+        self.shard.unpin(self.pin);
+    }
+}
+
 impl Shard {
+    /// As [`Shard::pin`], until the guard is dropped.
+    pub(super) fn pin_extents(self: &Rc<Self>, extents: Vec<ExtentId>) -> Option<PinnedExtents> {
+        let pin = self.pin(extents)?;
+        Some(PinnedExtents { shard: Rc::clone(self), pin })
+    }
+
     /// Keeps `extents` from being freed until [`Shard::unpin`]; `None` when one of them is gone or going.
     pub(crate) fn pin(&self, extents: Vec<ExtentId>) -> Option<u64> {
         {

@@ -230,7 +230,7 @@ impl Shard {
     /// Whether writers may still write to a data extent; sees to it that no new ones begin.
     fn is_written_to(self: &Rc<Self>, id: ExtentId) -> bool {
         if self.leases.is_open(id) {
-            self.leases.close();
+            self.leases.close(id);
             self.seal_if_done(id);
         }
         self.space.extents.borrow().get(id).is_some_and(|extent| extent.lease_count > 0)

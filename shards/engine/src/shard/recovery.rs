@@ -124,6 +124,7 @@ impl Shard {
             under_way: RefCell::default(),
             drained: Default::default(),
             background: Default::default(),
+            collection: Default::default(),
             checkpoint_wanted: Cell::new(false),
             checkpoint_running: Cell::new(false),
             checkpoint_result: RefCell::new(Ok(())),

@@ -34,7 +34,7 @@ impl Shard {
             Ask::ListParts { bucket, name, id, after, limit } => {
                 Reply::Parts(self.list_parts(bucket, &name, id, after, limit).await)
             }
-            Ask::CompleteUpload(complete) => Reply::Put(self.complete_upload(*complete).await),
+            Ask::CompleteUpload(complete) => Reply::Completed(self.complete_upload(*complete).await),
             Ask::AbortUpload { bucket, name, id } => Reply::Done(self.abort_upload(bucket, &name, id).await),
             Ask::ListUploads(query) => Reply::Uploads(self.list_uploads(&query).await),
             Ask::CreateBucket { name, settings } => Reply::Bucket(self.create_bucket(name, settings).await),
@@ -52,6 +52,7 @@ impl Shard {
             }
             Ask::Stats => Reply::Stats(self.stats()),
             Ask::Checkpoint => Reply::Done(self.checkpoint_now().await),
+            Ask::Collect => Reply::Collected(self.reclaim(false).await),
             Ask::Repair(suspect) => {
                 self.suspect(suspect);
                 Reply::Done(Ok(()))

@@ -28,6 +28,20 @@ const TABLE_SLOT_RESERVE_OF_LOG: u64 = 6;
 /// Log slots that bodies leave free.
 const LOG_SLOT_RESERVE: u64 = 2;
 
+/// Data slots that everything but a collection step leaves free, or leaves room for: what a step moves goes there.
+const DATA_SLOT_RESERVE: u32 = 1;
+
+/// Who asks for a data extent, and so what must be left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// New bodies leave every reserve alone.
+    Clients,
+    /// What frees log extents leaves room for a collection step, since no data extent comes free for it.
+    Repacking,
+    /// A collection step gives back more than it takes.
+    Collection,
+}
+
 pub(crate) struct Space {
     core: Core,
     files: Rc<ArenaFiles>,
@@ -74,11 +88,7 @@ impl Space {
     /// Looks again whether bodies may come in: some disk has less than the reserve, and no log slots are free instead.
     pub(crate) fn refresh_full(&self) {
         let reserve = self.reserve_len(ExtentClass::Data);
-        let low =
-            (0..self.files.disk_count()).filter_map(|disk| self.files.disk(DiskIndex(disk))).any(|files| {
-                // A disk that cannot say how much room it has will say so when it is written to.
-                files.disk.space().is_ok_and(|space| space.available < reserve)
-            });
+        let low = self.has_less(reserve);
         let log_slots = self.extents.borrow().free_extents(ExtentClass::Log);
         self.full.set(low && u64::from(log_slots) < LOG_SLOT_RESERVE);
     }
@@ -94,11 +104,66 @@ impl Space {
         self.refresh_full();
     }
 
-    /// A new extent of `class`, growing arena files when no slot is free.
+    /// Whether the next data extent of a client would take what is kept for a collection step.
+    pub(crate) fn is_data_low(&self) -> bool {
+        !self.leaves_reserve(Claim::Clients)
+    }
+
+    /// Whether log extents come from free slots alone, and those are nearly spent.
+    pub(crate) fn is_log_low(&self) -> bool {
+        let slots = u64::from(self.extents.borrow().free_extents(ExtentClass::Log));
+        let slot_len = self.files.geometry().log_slot_len;
+        let reserve = self.reserve_len(ExtentClass::Log) + slot_len * LOG_SLOT_RESERVE;
+        slots <= LOG_SLOT_RESERVE && self.has_less(reserve)
+    }
+
+    /// Whether some disk has less than `len` bytes available. One that cannot say will say so when it is written to.
+    fn has_less(&self, len: u64) -> bool {
+        (0..self.files.disk_count())
+            .filter_map(|disk| self.files.disk(DiskIndex(disk)))
+            .any(|files| files.disk.space().is_ok_and(|space| space.available < len))
+    }
+
+    /// Whether a data extent can be taken so that one more can be, by a collection step.
+    pub(crate) fn leaves_reserve(&self, claim: Claim) -> bool {
+        let free = self.extents.borrow().free_extents(ExtentClass::Data);
+        if claim == Claim::Collection || free > DATA_SLOT_RESERVE {
+            return true;
+        }
+        let grown = if free == 0 { self.files.geometry().data_slot_len } else { 0 };
+        !self.has_less(self.reserve_for(claim) + grown)
+    }
+
+    /// Bytes of a disk that growing the data arena leaves available.
+    fn reserve_for(&self, claim: Claim) -> u64 {
+        match claim {
+            Claim::Clients => self.reserve_len(ExtentClass::Data),
+            Claim::Repacking => self.reserve_len(ExtentClass::Log),
+            // What is kept for the steps of other shards is not this one's.
+            Claim::Collection => self.reserve_len(ExtentClass::Log) - self.files.geometry().data_slot_len,
+        }
+    }
+
+    /// A new data extent.
+    ///
+    /// # Errors
+    /// As [`Space::allocate`].
+    pub(crate) async fn allocate_data(&self, claim: Claim) -> Result<Placement, EngineError> {
+        if !self.leaves_reserve(claim) {
+            return Err(EngineError::NoSpace);
+        }
+        self.allocate_leaving(ExtentClass::Data, self.reserve_for(claim)).await
+    }
+
+    /// A new extent of class log or table, growing arena files when no slot is free.
     ///
     /// # Errors
     /// [`EngineError::NoSpace`], or the device's error.
     pub(crate) async fn allocate(&self, class: ExtentClass) -> Result<Placement, EngineError> {
+        self.allocate_leaving(class, self.reserve_len(class)).await
+    }
+
+    async fn allocate_leaving(&self, class: ExtentClass, reserve: u64) -> Result<Placement, EngineError> {
         loop {
             let states = self.files.members().states();
             let shortage = match self.extents.borrow_mut().place(class, &states) {
@@ -107,7 +172,7 @@ impl Space {
             };
             let _one = self.growing.lock(&[class as u8]).await;
             for disk in shortage.disks {
-                self.grow(class, disk).await?;
+                self.grow(class, disk, reserve).await?;
             }
         }
     }
@@ -117,7 +182,7 @@ impl Space {
         while self.extents.borrow().free_extents(ExtentClass::Table) < count {
             let _one = self.growing.lock(&[ExtentClass::Table as u8]).await;
             for disk in 0..self.files.disk_count() {
-                self.grow(ExtentClass::Table, DiskIndex(disk)).await?;
+                self.grow(ExtentClass::Table, DiskIndex(disk), 0).await?;
             }
         }
         Ok(())
@@ -127,10 +192,11 @@ impl Space {
     fn reserve_len(&self, class: ExtentClass) -> u64 {
         let geometry = self.files.geometry();
         let tables = geometry.table_slot_len * TABLE_SLOT_RESERVE;
+        let step = geometry.data_slot_len * u64::from(DATA_SLOT_RESERVE);
         let per_shard = match class {
-            ExtentClass::Data => tables + geometry.log_slot_len * LOG_SLOT_RESERVE,
+            ExtentClass::Data => tables + step + geometry.log_slot_len * LOG_SLOT_RESERVE,
             // Deletes go on into the rest, and it comes back with the next checkpoint.
-            ExtentClass::Log => geometry.table_slot_len * TABLE_SLOT_RESERVE_OF_LOG,
+            ExtentClass::Log => geometry.table_slot_len * TABLE_SLOT_RESERVE_OF_LOG + step,
             ExtentClass::Table => 0,
         };
         per_shard * self.shard_count
@@ -142,7 +208,7 @@ impl Space {
         self.extents.borrow_mut().release(placement);
     }
 
-    async fn grow(&self, class: ExtentClass, disk: DiskIndex) -> Result<(), EngineError> {
+    async fn grow(&self, class: ExtentClass, disk: DiskIndex, reserve: u64) -> Result<(), EngineError> {
         let slot_len = self.files.geometry().slot_len(class);
         let grown = self.extents.borrow().grown(class, disk) + 1;
         // The slots of a disk that is not there are counted as if it were; it gets them when it is back.
@@ -150,7 +216,7 @@ impl Space {
         if let Some(files) = self.files.disk(disk).filter(|_| !is_out) {
             let available =
                 files.disk.space().map_err(|error| failed(class, disk, &error)).map(|space| space.available);
-            let reserve = if self.opening.get() { 0 } else { self.reserve_len(class) };
+            let reserve = if self.opening.get() { 0 } else { reserve };
             match available {
                 Ok(available) if available < reserve + slot_len => return Err(EngineError::NoSpace),
                 // What is wrong with it shows in the next step.

@@ -48,11 +48,27 @@ pub struct CompleteUpload {
     pub upload: [u8; 16],
     pub guard: Option<Guard>,
     pub object: Object,
-    /// Number and uuid of each part the object takes over, in order.
-    pub parts: Vec<(u16, [u8; 16])>,
+    /// The parts the object takes over, in order.
+    pub parts: Vec<ListedPart>,
     /// Live bytes that are new: blobs written for the object itself.
     pub blobs: Vec<value::Footprint>,
     pub leases: Vec<LeaseUse>,
+}
+
+/// A part as it was listed.
+pub struct ListedPart {
+    pub number: u16,
+    pub uuid: [u8; 16],
+    /// Where it lay; elsewhere now if collection has moved it.
+    pub footprint: Vec<value::Footprint>,
+}
+
+/// How a completion ended.
+pub enum Completion {
+    Done(PutDone),
+    /// Some part lies elsewhere than when it was listed: nothing has changed, and the guard was not asked. To be listed and
+    /// tried again.
+    Moved(Option<Guard>),
 }
 
 /// One part of a listing.
@@ -176,7 +192,7 @@ impl Shard {
     pub(crate) async fn complete_upload(
         self: &Rc<Self>,
         request: CompleteUpload,
-    ) -> Result<PutDone, EngineError> {
+    ) -> Result<Completion, EngineError> {
         let leases = LeaseGuard::new(self, request.leases);
         let _under_way = self.enter(request.bucket).await?;
         self.wait_for_index().await?;
@@ -186,17 +202,21 @@ impl Shard {
         let _object_lock = self.locks.lock(&object_key).await;
         let _upload_lock = self.locks.lock(&upload_key).await;
         let mut upload = self.open_upload(request.bucket, &request.name, request.upload).await?;
-        for (index, &(number, uuid)) in request.parts.iter().enumerate() {
+        let mut is_moved = false;
+        for (index, &ListedPart { number, uuid, ref footprint }) in request.parts.iter().enumerate() {
             // A part taken twice would be freed twice.
-            if index > 0 && request.parts[index - 1].0 >= number {
+            if index > 0 && request.parts[index - 1].number >= number {
                 return Err(EngineError::InvalidPart { number });
             }
             let part =
                 self.index.get(&key::part(request.bucket, &request.name, request.upload, number)).await?;
             let part = part.map(|value| value::decode::<UploadedPart>(&value)).transpose()?;
-            if part.is_none_or(|part| part.uuid != uuid) {
-                return Err(EngineError::InvalidPart { number });
-            }
+            let part = part.filter(|part| part.uuid == uuid).ok_or(EngineError::InvalidPart { number })?;
+            // Extents are never named twice: what lies in the same ones has not moved.
+            is_moved |= part.footprint != *footprint;
+        }
+        if is_moved {
+            return Ok(Completion::Moved(request.guard));
         }
         let old = self.current(&object_key).await?;
         if let Some(guard) = request.guard {
@@ -211,8 +231,8 @@ impl Shard {
             deltas.extend(deltas_of_death(&object.footprint, value));
         }
         let mut listed = vec![0; usize::from(PART_NUMBER_MAX) / 8 + 1];
-        for &(number, _) in &request.parts {
-            listed[usize::from(number / 8)] |= 1 << (number % 8);
+        for part in &request.parts {
+            listed[usize::from(part.number / 8)] |= 1 << (part.number % 8);
         }
         upload.state = UploadState::Completed { object: object.uuid, at: object.modified, listed };
         let records = vec![
@@ -222,7 +242,7 @@ impl Shard {
         self.commit(Change { records, payload: Vec::new() }).await?;
         leases.committed();
         self.sweep_later(request.bucket, request.name, request.upload);
-        Ok(done)
+        Ok(Completion::Done(done))
     }
 
     /// Closes an upload and frees its parts.

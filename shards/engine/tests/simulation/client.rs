@@ -35,6 +35,8 @@ pub(crate) struct Outcome {
     pub(crate) checkpoints: u64,
     pub(crate) repaired: u64,
     pub(crate) scrubbed: u64,
+    pub(crate) moved: u64,
+    pub(crate) outrun: u64,
     pub(crate) trace: u64,
 }
 
@@ -53,6 +55,8 @@ impl Outcome {
         self.checkpoints += other.checkpoints;
         self.repaired += other.repaired;
         self.scrubbed += other.scrubbed;
+        self.moved += other.moved;
+        self.outrun += other.outrun;
         self.trace ^= other.trace;
     }
 }
@@ -140,6 +144,7 @@ pub(crate) async fn run_client(engine: Engine, shared: Rc<Shared>, mut random: R
             16 => client.swap(&format!("swap-{}", random.below(2)), &mut random).await,
             17 => client.list(&mut random).await,
             18 => client.abandon_put(&key, &mut random).await,
+            19 if random.coin() => client.collect().await,
             19 => client.checkpoint().await,
             _ => client.engine.core().sleep(Duration::from_micros(random.below(3000))).await,
         }
@@ -243,6 +248,10 @@ impl Client {
 
     pub(crate) async fn put(&self, key: &str, random: &mut Random) {
         let content = draw_content(random, self.shared.len_max.get());
+        self.put_content(key, content, random).await;
+    }
+
+    pub(crate) async fn put_content(&self, key: &str, content: Content, random: &mut Random) {
         let Some(body) = self.write(key, content, random).await else { return };
         let _ = self.store(key, content, body, None).await;
     }
@@ -318,6 +327,14 @@ impl Client {
         match self.engine.checkpoint().await {
             Ok(()) | Err(EngineError::NoSpace) => {}
             Err(error) => self.shared.note_failure("checkpoint", &error),
+        }
+    }
+
+    /// As if space were short: whatever gains a little is moved, while others write and read.
+    pub(crate) async fn collect(&self) {
+        match self.engine.collect().await {
+            Ok(_) | Err(EngineError::NoSpace) => {}
+            Err(error) => self.shared.note_failure("collect", &error),
         }
     }
 

@@ -7,6 +7,7 @@
 mod buckets;
 mod client;
 mod cluster;
+mod collection;
 mod crashes;
 mod damage;
 mod directories;
@@ -131,9 +132,15 @@ fn a_slow_disk_delays_no_read() {
 }
 
 #[test]
+fn overwriting_a_full_store_keeps_it_tight_and_moves_lose_to_writes() {
+    let total = run_all(3, collection::steady_overwrite);
+    must_reach(total.crashes > 0 && total.verified > 0 && total.moved > 0 && total.outrun > 0, &total);
+}
+
+#[test]
 fn uploads_complete_as_a_whole_and_give_their_space_back() {
     let total = run_all(12, uploads::run);
-    must_reach(total.crashes > 0 && total.verified > 0, &total);
+    must_reach(total.crashes > 0 && total.verified > 0 && total.moved > 0, &total);
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn judge_of(mutant: Mutant) -> &'static str {
         Mutant::InlineUnverified => "a_damaged_disk_never_gives_wrong_bytes",
         Mutant::DamagedLogCutOff => "a_damaged_acknowledged_batch_is_refused_with_evidence",
         Mutant::RepairUnverified => "what_readers_find_damaged_is_repaired_in_place",
+        Mutant::MovesUnchecked => "overwriting_a_full_store_keeps_it_tight_and_moves_lose_to_writes",
     }
 }
 

@@ -39,6 +39,9 @@ impl Uploader {
             let id = engine.create_upload(bucket, name, Vec::new(), 0, false).await.expect("there is room");
             let mut parts: BTreeMap<u16, Content> = BTreeMap::new();
             for _ in 0..1 + random.below(12) {
+                if random.below(4) == 0 {
+                    self.collect_aside();
+                }
                 // Out of order, with holes, some of them again.
                 let number = 1 + random.below(9) as u16;
                 let len = [0, random.below(9000), random.below(150_000)][random.below(3) as usize];
@@ -47,6 +50,9 @@ impl Uploader {
                 parts.insert(number, content);
             }
             let (_, listed) = engine.all_parts(bucket, name, id).await.expect("it is open");
+            // What was just listed moves before it is completed, or meanwhile.
+            self.collect_aside();
+            engine.core().sleep(Duration::from_micros(random.below(20_000))).await;
             let seen = listed.iter().map(|item| (item.number, Content::of(item.part.etag, item.part.len)));
             assert_eq!(seen.collect::<BTreeMap<_, _>>(), parts, "the parts listed and the parts put");
             match random.below(4) {
@@ -55,6 +61,12 @@ impl Uploader {
                 _ => self.complete(&shared, &mut random, id, listed).await,
             }
         }
+    }
+
+    /// Has extents emptied while this goes on.
+    fn collect_aside(&self) {
+        let engine = self.client.engine.clone();
+        drop(self.client.engine.core().spawn(async move { while engine.collect().await == Ok(true) {} }));
     }
 
     /// Completes with some of the parts, twice.
@@ -146,6 +158,9 @@ pub(crate) fn run(seed: u64) -> Outcome {
             // What a crash left of closed uploads is swept when they are old enough.
             engine.core().sleep(Duration::from_secs(2 * 3600)).await;
             expect_empty(&cluster, &engine).await;
+            for (_, stats) in cluster.engines.iter().flat_map(Engine::stats) {
+                state.outcome.borrow_mut().moved += stats.moved_count;
+            }
         };
         if round == 2 {
             world.run(work);

@@ -1,7 +1,7 @@
 //! Every entry of the index: it decodes, it belongs to this shard, the extents it names exist, its bytes are whole, and live
 //! counts are the sum of it all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CheckedShard, Checker, Owner, Phase, Progress, Structure};
 use crate::ScrubProgress;
@@ -24,6 +24,8 @@ struct Sums {
     live: BTreeMap<ExtentId, u64>,
     /// Parts that an object took over, by upload: a bit each, zeros at the end cut off.
     taken_over: BTreeMap<[u8; 16], Vec<u8>>,
+    /// Packs that were read, by extent and first block.
+    packs: BTreeSet<(u64, u32)>,
 }
 
 impl Checker<'_> {
@@ -143,6 +145,18 @@ impl Checker<'_> {
                 }
                 None => {}
             },
+            Body::Packed(packed) => {
+                let range_end = packed.offset.saturating_add(object.len);
+                if range_end > packed.pack.len {
+                    let reason = "its body reaches beyond its pack".to_owned();
+                    self.contradiction(Structure::Entry, shard.files.shard, Some(owner), reason);
+                }
+                // Many share it; it is read once.
+                let first = packed.pack.segments.first().map(|first| (first.extent, first.block));
+                if first.is_none_or(|first| sums.packs.insert(first)) {
+                    self.body(shard, &packed.pack, owner, false).await;
+                }
+            }
             Body::Striped(body) => {
                 self.body(shard, body, owner, false).await;
             }

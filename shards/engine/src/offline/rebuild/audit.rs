@@ -133,6 +133,7 @@ impl Work<'_> {
         match &object.body {
             Body::Inline { .. } => {}
             Body::Striped(striped) | Body::Spilled { map: striped } => named.note(striped),
+            Body::Packed(packed) => named.note(&packed.pack),
             Body::Parts(parts) => parts.iter().for_each(|part| named.note_part(&part.body)),
             Body::SpilledParts { map } => {
                 named.note(map);
@@ -177,7 +178,7 @@ impl Work<'_> {
         };
         let tail_clock = self.history.tail_clock();
         for (index, body) in self.survey.bodies.iter().enumerate() {
-            if body.content == Content::Blob || is_named(body) {
+            if body.content != Content::Payload || is_named(body) {
                 continue;
             }
             let why = if gone.contains(&body.owner.bucket) {

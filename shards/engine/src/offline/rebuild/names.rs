@@ -46,6 +46,8 @@ enum Claim {
     /// A blob with the list of an object's parts.
     List(usize),
     Parts(Gathered),
+    /// A small object that a pack lists.
+    Packed(Box<Object>),
 }
 
 /// What decides for a name.
@@ -92,6 +94,22 @@ impl Work<'_> {
                 claims.entry((owner.bucket, owner.name.clone())).or_default().push((owner.begun, claim));
             }
         }
+        for (index, body) in self.survey.bodies.iter().enumerate() {
+            if body.content != Content::Pack {
+                continue;
+            }
+            match self.objects_of_pack(body).await {
+                Ok(objects) => {
+                    for (name, object) in objects.into_iter().filter(|(name, _)| !gone.contains(&name.0)) {
+                        let claim = Claim::Packed(Box::new(object.clone()));
+                        claims.entry(name).or_default().push((object.modified, claim));
+                    }
+                }
+                Err(refusal) => {
+                    tracing::debug!(index, %refusal, "a pack cannot be recovered");
+                }
+            }
+        }
         for (name, mut claims) in claims {
             claims.sort_by_key(|(begun, _)| Reverse(*begun));
             self.settle(&name, claims, &bounds).await?;
@@ -110,8 +128,11 @@ impl Work<'_> {
         let (mut settled, mut listed) = (false, BTreeSet::new());
         for (begun, claim) in claims {
             let verdict = self.replayed.verdicts.get(name);
-            if !settled && bounds.may_be_live(begun, verdict) {
+            // A pack's list has the time of the record, which may be in an extent that was given to others since.
+            let began_by = if matches!(claim, Claim::Packed(_)) { begun.saturating_add(1) } else { begun };
+            if !settled && bounds.may_be_live(began_by, verdict) {
                 let made = match &claim {
+                    Claim::Packed(object) => Ok(((**object).clone(), How::LastKnown)),
                     Claim::Body(index) => self
                         .object_of_body(*index)
                         .await

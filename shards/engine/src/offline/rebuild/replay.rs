@@ -10,6 +10,7 @@ use siphasher::sip::SipHasher13;
 
 use super::history::{BatchAt, ReadBatch};
 use super::{RebuildError, Work};
+use crate::body::directory::Content;
 use crate::extent::ExtentId;
 use crate::format::record::{InlineSpan, LiveDelta, Record};
 use crate::index::key::Key;
@@ -74,8 +75,12 @@ fn hash_of(key: &[u8]) -> u64 {
 
 impl Work<'_> {
     pub(super) async fn replay(&mut self) -> Result<(), RebuildError> {
-        let names: BTreeSet<Name> =
+        let mut names: BTreeSet<Name> =
             self.survey.bodies.iter().map(|body| (body.owner.bucket, body.owner.name.clone())).collect();
+        for body in self.survey.bodies.iter().filter(|body| body.content == Content::Pack) {
+            let listed = self.objects_of_pack(body).await.unwrap_or_default();
+            names.extend(listed.into_iter().map(|(name, _)| name));
+        }
         let recycled: Vec<bool> = self
             .history
             .uses

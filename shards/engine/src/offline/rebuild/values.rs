@@ -12,8 +12,11 @@ use super::report::ETagSource;
 use crate::body::directory::Content;
 use crate::body::{BodyError, Places, StripedBody};
 use crate::extent::ExtentId;
-use crate::index::key::VALUE_LEN_MAX;
-use crate::value::{self, Body, Footprint, Object, Part, PartBody, Striped, UploadedPart, Value, ValueError};
+use crate::format::pack::{self, PACK_LEN_MAX};
+use crate::index::key::{Key, VALUE_LEN_MAX};
+use crate::value::{
+    self, Body, Footprint, Object, Packed, Part, PartBody, Striped, UploadedPart, Value, ValueError,
+};
 
 /// Longest blob that is read, bytes: the parts of an object of 5 TiB.
 const BLOB_LEN_MAX: u64 = 64 << 20;
@@ -28,6 +31,8 @@ pub(super) enum Refusal {
     BlobLen(u64),
     /// A part lies where no extent is.
     NoExtent(u64),
+    /// The list of a pack does not say what it should.
+    PackList,
 }
 
 impl std::fmt::Display for Refusal {
@@ -37,6 +42,7 @@ impl std::fmt::Display for Refusal {
             Refusal::Blob(error) => write!(out, "its blob: {error}"),
             Refusal::BlobValue(error) => write!(out, "its blob: {error}"),
             Refusal::BlobLen(len) => write!(out, "its blob has {len} bytes"),
+            Refusal::PackList => write!(out, "its pack has no list"),
             Refusal::NoExtent(extent) => write!(out, "extent {extent} is not there"),
         }
     }
@@ -206,6 +212,33 @@ impl Work<'_> {
             Ok(()) => (md5.finalize(), ETagSource::Bytes),
             Err(_) => (uuid, ETagSource::Damaged),
         }
+    }
+
+    /// The small objects that a pack lists, by bucket and name.
+    pub(super) async fn objects_of_pack(
+        &self,
+        found: &FoundBody,
+    ) -> Result<Vec<((u64, Vec<u8>), Object)>, Refusal> {
+        if found.striped.len > PACK_LEN_MAX as u64 {
+            return Err(Refusal::BlobLen(found.striped.len));
+        }
+        let mut bytes = Vec::new();
+        self.read(&found.striped, |piece| bytes.extend_from_slice(piece)).await.map_err(Refusal::Blob)?;
+        let items = pack::decode_list(&bytes).map_err(|_| Refusal::PackList)?;
+        let [print] = found.footprint.as_slice() else { return Err(Refusal::PackList) };
+        let mut objects = Vec::with_capacity(items.len());
+        for item in items {
+            let Ok(Key::Object { bucket, name, .. }) = Key::decode(&item.key) else { continue };
+            let object = value::decode::<Object>(&item.value).map_err(Refusal::BlobValue)?;
+            let Body::Inline { crcs } = &object.body else { continue };
+            let (pack, offset) = (found.striped.clone(), item.offset.into());
+            let packed = Packed { pack, offset, crcs: crcs.clone() };
+            let bytes = item.share(print.bytes, found.striped.len);
+            let footprint = vec![Footprint { bytes, ..*print }];
+            let body = Body::Packed(Box::new(packed));
+            objects.push(((bucket, name.into_owned()), Object { body, footprint, ..object }));
+        }
+        Ok(objects)
     }
 
     pub(super) async fn read_blob<T: Value>(&self, map: &Striped) -> Result<T, Refusal> {

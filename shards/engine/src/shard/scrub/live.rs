@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::body::directory::DirectoryEntry;
+use crate::body::directory::{Content, DirectoryEntry};
 use crate::body::{Bodies, OnDamage, Places, StripedBody};
 use crate::error::EngineError;
 use crate::extent::ExtentId;
 use crate::index::key::{self, Family};
 use crate::shard::Shard;
-use crate::value::{self, Body, Object, Part, PartBody, Striped, UploadedPart, Value};
+use crate::value::{self, Body, Object, Part, PartBody, SegmentValue, Striped, UploadedPart, Value};
 
 /// Longest blob that is read into memory, bytes.
 const BLOB_LEN_MAX: u64 = 64 << 20;
@@ -44,6 +44,12 @@ impl Shard {
         extent: ExtentId,
         entry: &DirectoryEntry,
     ) -> Result<bool, EngineError> {
+        if entry.content == Content::Pack {
+            let segment = SegmentValue { extent: extent.0, block: entry.block, len: entry.len };
+            let pack = Striped { len: entry.len, segments: vec![segment], crcs: entry.data_crcs.clone() };
+            let bytes = self.read_whole(bodies, &pack).await?;
+            return self.is_pack_live(&bytes, extent, entry.block).await;
+        }
         let owner = &entry.owner;
         let segment = Segment { extent, block: entry.block, part: owner.part.map(|(_, number)| number) };
         if let Some((upload, number)) = owner.part {
@@ -66,7 +72,7 @@ impl Shard {
         }
         for body in objects {
             let found = match &body {
-                Body::Inline { .. } => false,
+                Body::Inline { .. } | Body::Packed(_) => false,
                 Body::Striped(striped) => names(striped, &segment),
                 Body::Spilled { map } => {
                     names(map, &segment) || names(&self.blob::<Striped>(bodies, map).await?, &segment)
@@ -116,6 +122,10 @@ impl Shard {
 
     /// Reads a value that was too long for the index. Should it be freed meanwhile, its checksums say so.
     async fn blob<T: Value>(&self, bodies: &Rc<Bodies>, map: &Striped) -> Result<T, EngineError> {
+        Ok(value::decode(&self.read_whole(bodies, map).await?)?)
+    }
+
+    async fn read_whole(&self, bodies: &Rc<Bodies>, map: &Striped) -> Result<Vec<u8>, EngineError> {
         if map.len > BLOB_LEN_MAX {
             return Err(EngineError::Damaged(format!("a blob of {} bytes", map.len)));
         }
@@ -130,7 +140,7 @@ impl Shard {
         while let Some(slice) = reader.next().await {
             bytes.extend_from_slice(&slice?);
         }
-        Ok(value::decode(&bytes)?)
+        Ok(bytes)
     }
 }
 
