@@ -239,31 +239,43 @@ impl ArenaFiles {
     }
 
     /// Writes `bytes` durably over what lies at a place, an offset in a column of an extent of some class, and reads them
-    /// back into `spare`, which is as long. The extent must stay what it is until this is over.
+    /// back into `spare`, which is as long, and which a disk that does not answer keeps. The extent must stay what it is until
+    /// this is over. A disk that does not take the bytes, or does not give them back, is asked to be taken out.
     ///
     /// # Errors
     /// What the device said; `InvalidData` when it does not give back what it took.
     pub async fn rewrite(
         &self,
+        core: &Core,
         (class, column, offset): (ExtentClass, Column, u64),
         bytes: Slice,
         spare: Buf,
-    ) -> (Result<(), DeviceError>, Buf) {
-        let device = |error: &io::Error| Err(DeviceError::from(error));
-        let Some((file, start)) = self.locate(class, column) else {
-            return (device(&io::ErrorKind::NotFound.into()), spare);
+    ) -> (Result<Outcome, DeviceError>, Option<Buf>) {
+        let Some((file, start)) = self.locate(class, column) else { return (Ok(Outcome::Out), Some(spare)) };
+        let (disk, at) = (column.disk, start + offset);
+        let write = {
+            let (flushes, file, bytes) = (Rc::clone(&self.flushes), file.clone(), bytes.clone());
+            async move { flushes.write_stable(disk, &file, bytes, at).await }
         };
-        let at = start + offset;
-        if let Err(error) = self.flushes.write_stable(column.disk, &file, bytes.clone(), at).await {
-            return (device(&error), spare);
+        match self.carry_out(core, disk, write).await {
+            Ok(Outcome::Done) => {}
+            Ok(Outcome::Out) => return (Ok(Outcome::Out), Some(spare)),
+            Err(error) => return (Err((&error).into()), Some(spare)),
         }
-        let (result, spare) = file.read_at(spare, at).await;
-        let judged = match result {
-            Ok(len) if spare[..len.min(spare.len())] == bytes[..] => Ok(()),
-            Ok(_) => device(&io::ErrorKind::InvalidData.into()),
-            Err(error) => device(&error),
+        let Some((result, spare)) = self.members.read(core, disk, (&file, at), spare).await else {
+            return (Ok(Outcome::Out), None);
         };
-        (judged, spare)
+        let error: io::Error = match result {
+            Ok(len) if spare[..len.min(spare.len())] == bytes[..] => return (Ok(Outcome::Done), Some(spare)),
+            Ok(_) => io::ErrorKind::InvalidData.into(),
+            Err(error) => error,
+        };
+        let reason = format!("it does not give back what it took: {error}");
+        let judged = match self.members.exclude(disk, reason).await {
+            true => Ok(Outcome::Out),
+            false => Err((&error).into()),
+        };
+        (judged, Some(spare))
     }
 
     /// The file that is to be written for `column` of an extent of `class`, and the byte offset in it where the column

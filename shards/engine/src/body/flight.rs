@@ -267,7 +267,7 @@ impl Flight {
         match self.restore_from_others(bodies, wanted, cause) {
             Attempt::UnderWay => None,
             Attempt::NoMemory | Attempt::Impossible => match self.runs[wanted].state {
-                RunState::Running(_) => None,
+                RunState::Running(ref read) if !read.is_stuck() => None,
                 _ => Some(Err(cause)),
             },
         }
@@ -310,12 +310,16 @@ impl Flight {
         if attempt == Attempt::UnderWay && (!all || self.runs.len() > before) {
             bodies.files.reads().count(|counts| counts.hedged += 1);
         }
-        let given_up = match &self.runs[wanted].state {
-            RunState::Running(read) => read.is_given_up(),
-            _ => true,
+        let (given_up, stuck) = match &self.runs[wanted].state {
+            RunState::Running(read) => (read.is_given_up(), read.is_stuck()),
+            _ => (true, true),
         };
-        // Block after block it can be done.
-        if attempt == Attempt::NoMemory && given_up { Err(cause) } else { Ok(()) }
+        // Block after block it may be done: of what cannot be read as a whole, others may have each block.
+        match attempt {
+            Attempt::NoMemory if given_up => Err(cause),
+            Attempt::Impossible if stuck => Err(cause),
+            _ => Ok(()),
+        }
     }
 
     /// Makes sure that k other columns, none of them late, are read or under way where run `index` lies.
@@ -333,7 +337,7 @@ impl Flight {
             }
             asked[run.column] = true;
             let (is_coming, is_timely) = match &run.state {
-                RunState::Running(read) => (true, !read.is_late()),
+                RunState::Running(read) => (!read.is_stuck(), !read.is_late()),
                 RunState::Arrived(_) => (true, true),
                 RunState::Missing(_) => (false, false),
             };

@@ -14,6 +14,7 @@ use super::join::{Boxed, join_all};
 use super::layout::{BLOCK_CRC_LEN, StripeShape, blocks_per_strip};
 use super::recover::{CHOICES_MAX, Choices, Workspace, arrived, check};
 use crate::checksum::crc32c;
+use crate::extent::members::Outcome;
 use crate::extent::{Column, ExtentClass, ExtentId, Geometry, Placement};
 use crate::mutant::Mutant;
 
@@ -78,6 +79,23 @@ pub struct Mended {
     pub refused: Vec<(Column, DeviceError)>,
 }
 
+impl Mended {
+    /// Takes note of what came of a rewrite. What lay on a disk that is out is neither mended nor lost.
+    pub(crate) fn note(&mut self, damage: Damage, column: Column, written: Result<Outcome, DeviceError>) {
+        match written {
+            Ok(Outcome::Done) => self.repaired.push(damage),
+            Ok(Outcome::Out) => {}
+            Err(error) => {
+                self.unrepairable.push(damage);
+                self.refused.push((column, error));
+            }
+        }
+    }
+}
+
+/// How the read of a block ended, and its memory; `None` when the disk did not answer.
+type Answer = Option<(Result<(), Fault>, Buf)>;
+
 /// One column's block.
 struct Block {
     column: usize,
@@ -114,7 +132,7 @@ impl Bodies {
         assert!(row.data_crcs.len() == k && placement.columns.len() == columns, "a row of {geometry:?}");
         assert!(row.offset + u64::from(row.len) <= geometry.data_slot_len, "a row beyond its extent");
         let Workspace { bufs, _permit } = Workspace::new(self, row.len as usize).await;
-        let mut blocks = self.read_row(placement, row, bufs).await;
+        let Some(mut blocks) = self.read_row(placement, row, bufs).await else { return Mended::default() };
         let faults: Vec<Damage> = blocks.iter().filter_map(|block| block.damage(placement, row)).collect();
         if !self.restore_data(&mut blocks, row, k) {
             return Mended { unrepairable: faults, ..Mended::default() };
@@ -125,26 +143,24 @@ impl Bodies {
         let (bad, good): (Vec<Block>, Vec<Block>) =
             blocks.into_iter().partition(|block| matches!(block.state, State::Bad(_)));
         let mut mended = Mended::default();
-        let Some(mut spare) = good.into_iter().map(|block| block.buf).next() else { return mended };
+        let mut spares = good.into_iter().map(|block| block.buf);
+        let mut spare = spares.next();
         for block in bad {
             let Some(damage) = block.damage(placement, row) else { continue };
+            // Disks that do not answer have taken all of them.
+            let Some(buf) = spare.take() else { break };
             let column = placement.columns[block.column];
             let place = (ExtentClass::Data, column, row.offset);
-            let (result, buf) = self.files.rewrite(place, block.buf.freeze(), spare).await;
-            spare = buf;
-            match result {
-                Ok(()) => mended.repaired.push(damage),
-                Err(error) => {
-                    mended.unrepairable.push(damage);
-                    mended.refused.push((column, error));
-                }
-            }
+            let (written, buf) = self.files.rewrite(&self.core.core, place, block.buf.freeze(), buf).await;
+            spare = buf.or_else(|| spares.next());
+            mended.note(damage, column, written);
         }
         mended
     }
 
-    async fn read_row(&self, placement: &Placement, row: &BlockRow, bufs: Vec<Buf>) -> Vec<Block> {
-        let reads: Vec<Boxed<'_, (Result<(), Fault>, Buf)>> = placement
+    /// All blocks of a row; `None` when a disk does not answer. It is out by then, or the set cannot do without it.
+    async fn read_row(&self, placement: &Placement, row: &BlockRow, bufs: Vec<Buf>) -> Option<Vec<Block>> {
+        let reads: Vec<Boxed<'_, Answer>> = placement
             .columns
             .iter()
             .zip(bufs)
@@ -157,23 +173,25 @@ impl Bodies {
             Some(parity) => row.parity_crcs.get(parity).copied(),
         };
         let read = join_all(reads).await.into_iter().enumerate();
-        let judged = read.map(|(column, (result, buf))| {
+        let judged = read.map(|(column, answer)| {
+            let (result, buf) = answer?;
             let state = match result.and_then(|()| expected(column).map(|crc| check(&buf, crc)).transpose()) {
                 Ok(Some(())) => State::Good,
                 Ok(None) => State::Unknown,
                 Err(fault) => State::Bad(fault),
             };
-            Block { column, buf, state }
+            Some(Block { column, buf, state })
         });
         judged.collect()
     }
 
-    async fn read_block(&self, column: Column, offset: u64, buf: Buf) -> (Result<(), Fault>, Buf) {
+    async fn read_block(&self, column: Column, offset: u64, buf: Buf) -> Answer {
         let Some((file, origin)) = self.files.locate(ExtentClass::Data, column) else {
-            return (Err(Fault::Absent), buf);
+            return Some((Err(Fault::Absent), buf));
         };
-        let (result, buf) = file.read_at(buf, origin + offset).await;
-        (arrived(&result, buf.len()), buf)
+        let read = self.files.members().read(&self.core.core, column.disk, (&file, origin + offset), buf);
+        let (result, buf) = read.await?;
+        Some((arrived(&result, buf.len()), buf))
     }
 
     /// Fills the bad data blocks with what they must hold; `false` if that cannot be had. Parity blocks without checksums

@@ -4,16 +4,21 @@
 //! object keeps the checksums it had in the log, so a read of its device blocks is enough while nothing is wrong. When
 //! something is, the pack is read like any striped body, which restores what is damaged.
 
+use std::future::poll_fn;
+use std::io;
 use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 
 use basalt_reactor::disk::BLOCK_LEN;
-use basalt_reactor::{Buf, Slice};
+use basalt_reactor::{Buf, Core, Slice};
 
 use super::error::{BodyError, Fault};
 use super::layout::{BLOCK_CRC_LEN, StripeShape, StripedBody};
 use super::recover::{arrived, check};
 use super::{Bodies, OnDamage, Places, ReadMemory, Reader};
+use crate::extent::reads::DiskRead;
 use crate::extent::{ExtentClass, Placement};
 use crate::format::pack::PACK_LEN_MAX;
 
@@ -150,12 +155,38 @@ impl Bodies {
     }
 
     async fn read_piece(&self, placement: &Placement, piece: &Piece, buf: Buf) -> Result<Slice, Fault> {
-        let column = placement.columns.get(piece.column).ok_or(Fault::Absent)?;
-        let (file, origin) = self.files.locate(ExtentClass::Data, *column).ok_or(Fault::Absent)?;
-        let skipped = piece.skipped();
-        let (result, buf) = file.read_at(buf, origin + piece.offset - skipped as u64).await;
+        let column = *placement.columns.get(piece.column).ok_or(Fault::Absent)?;
+        let (core, class, skipped) = (&self.core.core, ExtentClass::Data, piece.skipped());
+        let offset = piece.offset - skipped as u64;
+        let has_others = self.geometry().m > 0;
+        if has_others && self.files.reads().is_avoided(column.disk) {
+            self.files.probe(core, class, column, offset);
+            return Err(Fault::Late);
+        }
+        let read = self.files.read(core, class, column, buf, offset).map_err(|_| Fault::Absent)?;
+        let (result, buf) =
+            if has_others { in_time(core, read).await.ok_or(Fault::Late)? } else { read.await };
         arrived(&result, buf.len())?;
         Ok(buf.freeze().slice(skipped..skipped + piece.len))
+    }
+}
+
+/// Waits for `read` unless it is late, and others may be asked instead.
+async fn in_time(core: &Core, mut read: DiskRead) -> Option<(io::Result<usize>, Buf)> {
+    read.submit();
+    loop {
+        let mut late = pin!(core.sleep_until(read.check_at()));
+        let ended = poll_fn(|cx| match Pin::new(&mut read).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+        });
+        if let Some(ended) = ended.await {
+            return Some(ended);
+        }
+        read.note_late();
+        if read.may_hedge() {
+            return None;
+        }
     }
 }
 

@@ -104,6 +104,24 @@ impl Target<'_> {
         }
     }
 
+    fn report(&self, faults: &[Damage], k: usize, report: &dyn Fn(Damage, Option<&BlockRow>)) {
+        let row = self.row(k);
+        for damage in faults.iter().filter(|damage| damage.fault.is_damage()) {
+            report(*damage, Some(&row));
+        }
+    }
+
+    fn report_lost(
+        &self,
+        faults: Vec<Damage>,
+        k: usize,
+        report: &dyn Fn(Damage, Option<&BlockRow>),
+    ) -> BodyError {
+        self.report(&faults, k, report);
+        let (extent, offset) = (self.placement.id, self.block.column_offset);
+        BodyError::Lost { extent, offset, len: self.block.len as u32, faults }
+    }
+
     /// The checksum that the block of `column` must have, as far as the body knows it.
     fn expected(&self, column: usize, k: usize) -> Option<u32> {
         (column < k).then(|| self.body.crcs[self.block.crc_of(column as u8)])
@@ -111,16 +129,19 @@ impl Target<'_> {
 }
 
 impl Target<'_> {
-    /// Reads the block from its own disk, alone.
-    async fn read_again(&self, bodies: &Bodies, buf: Buf) -> Result<Buf, (Fault, Buf)> {
+    /// Reads the block from its own disk, alone. A disk that does not answer keeps the buffer.
+    async fn read_again(&self, bodies: &Bodies, buf: Buf) -> Result<Buf, (Fault, Option<Buf>)> {
         let column = self.placement.columns[usize::from(self.block.column)];
-        let offset = self.block.column_offset;
-        let read = bodies.files.read(&bodies.core.core, ExtentClass::Data, column, buf, offset);
-        let (result, buf) = read.map_err(|buf| (Fault::Absent, buf))?.await;
+        let Some((file, origin)) = bodies.files.locate_readable(ExtentClass::Data, column) else {
+            return Err((Fault::Absent, Some(buf)));
+        };
+        let place = (&file, origin + self.block.column_offset);
+        let answer = bodies.files.members().read(&bodies.core.core, column.disk, place, buf).await;
+        let (result, buf) = answer.ok_or((Fault::Late, None))?;
         let checked = arrived(&result, buf.len());
         match checked.and_then(|()| check(&buf, self.body.crcs[self.block.crc])) {
             Ok(()) => Ok(buf),
-            Err(fault) => Err((fault, buf)),
+            Err(fault) => Err((fault, Some(buf))),
         }
     }
 }
@@ -187,9 +208,7 @@ impl<'a> Others<'a> {
                     return Poll::Ready(None);
                 }
                 let check_at = self.running.iter().map(|(_, read)| read.check_at()).min();
-                let Some(check_at) = check_at.filter(|_| !self.unread.is_empty()) else {
-                    return Poll::Pending;
-                };
+                let Some(check_at) = check_at else { return Poll::Pending };
                 let core = &self.bodies.core.core;
                 let timer_now = timer.get_or_insert_with(|| Box::pin(core.sleep_until(check_at)));
                 if timer_now.as_mut().poll(cx).is_pending() {
@@ -200,6 +219,8 @@ impl<'a> Others<'a> {
                 let late = self.running.iter_mut().filter(|(_, read)| read.check_at() <= now);
                 late.for_each(|(_, read)| read.note_late());
                 self.start(usize::MAX);
+                // There is nobody left to ask; what is not there by now does not come.
+                self.running.retain(|(_, read)| !read.is_stuck());
             }
         })
         .await
@@ -225,7 +246,12 @@ pub(super) async fn recover(
     if target.read_with_others && matches!(fault, Fault::Device(_) | Fault::Short { .. }) {
         match target.read_again(bodies, out).await {
             Ok(block) => return Ok(block.freeze()),
-            Err((alone, buf)) => (fault, out) = (alone, buf),
+            Err((alone, Some(buf))) => (fault, out) = (alone, buf),
+            Err((late, None)) => {
+                fault = late;
+                let Some(buf) = bufs.pop() else { return Err(target.report_lost(found.faults, k, report)) };
+                out = buf;
+            }
         }
     }
     found.faults.push(target.damage(wanted, fault));
@@ -250,26 +276,18 @@ pub(super) async fn recover(
         // Nobody else has it. It was late, not bad.
         match target.read_again(bodies, out).await {
             Ok(block) => return Ok(block.freeze()),
-            Err((late, buf)) => {
+            Err((late, _buf)) => {
                 found.faults[0] = target.damage(wanted, late);
-                out = buf;
+                return Err(target.report_lost(found.faults, k, report));
             }
         }
     }
-    let row = target.row(k);
-    for damage in found.faults.iter().filter(|damage| damage.fault.is_damage()) {
-        report(*damage, Some(&row));
-    }
     if restored {
+        target.report(&found.faults, k, report);
         bodies.core.count_restored(1);
         return Ok(out.freeze());
     }
-    Err(BodyError::Lost {
-        extent: target.placement.id,
-        offset: target.block.column_offset,
-        len: target.block.len as u32,
-        faults: found.faults,
-    })
+    Err(target.report_lost(found.faults, k, report))
 }
 
 impl Found {

@@ -13,10 +13,11 @@ use basalt_reactor::disk::BLOCK_LEN;
 use super::Bodies;
 use super::budget::Permit;
 use super::directory::{DirectoryChunk, current};
-use super::error::DeviceError;
+use super::error::{DeviceError, Fault};
 use super::mend::BlockRow;
 use super::recover::arrived;
 use crate::checksum::crc32c;
+use crate::extent::members::Outcome;
 use crate::extent::{Column, ExtentClass, Placement};
 
 /// Bytes of one read.
@@ -84,7 +85,10 @@ impl Bodies {
             if !before(len).await {
                 return None;
             }
-            let read = self.read_column_at(column, offset, len).await;
+            let read = match self.read_column_at(column, offset, len).await {
+                Err(fault) if !fault.is_damage() => continue,
+                read => read.ok(),
+            };
             let copy = read.and_then(|(bytes, _)| DirectoryChunk::decode(&bytes, &self.origin).ok());
             let is_same = |copy: &DirectoryChunk| {
                 (copy.block, copy.epoch, copy.lease) == (chunk.block, chunk.epoch, chunk.lease)
@@ -119,7 +123,10 @@ impl Bodies {
             if !before(len).await {
                 return None;
             }
-            let bytes = self.read_column_at(place, rows[first].offset, len).await;
+            let bytes = match self.read_column_at(place, rows[first].offset, len).await {
+                Err(fault) if !fault.is_damage() => return Some(()),
+                read => read.ok(),
+            };
             for (index, row) in rows.iter().enumerate().take(last).skip(first) {
                 let at = (row.offset - rows[first].offset) as usize;
                 let expected = match column.checked_sub(row.data_crcs.len()) {
@@ -138,14 +145,18 @@ impl Bodies {
         Some(())
     }
 
-    /// Bytes of a column; `None` when they cannot be read.
-    async fn read_column_at(&self, column: Column, offset: u64, len: usize) -> Option<(Buf, Permit)> {
-        let (file, origin) = self.files.locate_readable(ExtentClass::Data, column)?;
-        let file = file.clone();
+    /// Bytes of a column.
+    ///
+    /// # Errors
+    /// Why they cannot be read: [`Fault::Absent`] also of a disk that does not answer.
+    async fn read_column_at(&self, column: Column, offset: u64, len: usize) -> Result<(Buf, Permit), Fault> {
+        let (file, origin) = self.files.locate_readable(ExtentClass::Data, column).ok_or(Fault::Absent)?;
         let permit = self.core.budget.reserve(len).await;
         let buf = self.core.core.arena().alloc(len).await;
-        let (result, buf) = file.read_at(buf, origin + offset).await;
-        arrived(&result, len).is_ok().then_some((buf, permit))
+        let members = self.files.members();
+        let answer = members.read(&self.core.core, column.disk, (&file, origin + offset), buf).await;
+        let (result, buf) = answer.ok_or(Fault::Absent)?;
+        arrived(&result, len).map(|()| (buf, permit))
     }
 
     /// Writes a chunk again where it lies in a column. As with [`Bodies::mend`], the extent must be pinned, and this must
@@ -153,13 +164,18 @@ impl Bodies {
     ///
     /// # Errors
     /// What the device said.
-    pub async fn rewrite_chunk(&self, column: Column, chunk: &DirectoryChunk) -> Result<(), DeviceError> {
+    pub async fn rewrite_chunk(
+        &self,
+        column: Column,
+        chunk: &DirectoryChunk,
+    ) -> Result<Outcome, DeviceError> {
         let bytes = chunk.encode(&self.origin);
         let arena = self.core.core.arena();
         let (mut buf, spare) = (arena.alloc(bytes.len()).await, arena.alloc(bytes.len()).await);
         buf.copy_from_slice(&bytes);
         let offset = u64::from(chunk.block) * BLOCK_LEN as u64;
-        self.files.rewrite((ExtentClass::Data, column, offset), buf.freeze(), spare).await.0
+        let place = (ExtentClass::Data, column, offset);
+        self.files.rewrite(&self.core.core, place, buf.freeze(), spare).await.0
     }
 }
 

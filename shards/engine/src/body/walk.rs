@@ -132,7 +132,13 @@ impl Bodies {
                 return None;
             }
             buf.set_len(len);
-            let (result, filled) = file.read_at(buf, origin + at).await;
+            let (members, disk) = (self.files.members(), placement.columns[column].disk);
+            let read = members.read(&self.core.core, disk, (&file, origin + at), buf);
+            let Some((result, filled)) = read.await else {
+                let left = (range.end - at) as usize;
+                directory.faults.push(damage(placement, column, at, left, Fault::Absent));
+                return Some(directory);
+            };
             buf = filled;
             if arrived(&result, len).is_err() {
                 // Some of it may be readable all the same.
@@ -162,8 +168,9 @@ impl Bodies {
             else {
                 break;
             };
-            let file = file.clone();
-            let (result, filled) = file.read_at(buf, origin + offset).await;
+            let (members, disk) = (self.files.members(), placement.columns[column].disk);
+            let read = members.read(&self.core.core, disk, (&file, origin + offset), buf);
+            let Some((result, filled)) = read.await else { break };
             buf = filled;
             match arrived(&result, BLOCK_LEN) {
                 Ok(()) => block.copy_from_slice(&buf),

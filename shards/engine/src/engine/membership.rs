@@ -52,6 +52,8 @@ pub(super) struct Membership {
     distrusted: RefCell<BTreeMap<usize, Distrust>>,
     /// Shards that have rebuilt their part of a disk, by disk and the epoch in which it joined.
     rebuilt: RefCell<BTreeMap<(u8, u64), BTreeSet<u16>>>,
+    /// Paths that are being looked at.
+    looks: RefCell<BTreeSet<PathBuf>>,
     /// Looks at the disks that have ended.
     rounds: Cell<u64>,
 }
@@ -85,6 +87,7 @@ impl Membership {
             unclaimed: RefCell::new(deployment.unclaimed.clone()),
             distrusted: RefCell::default(),
             rebuilt: RefCell::default(),
+            looks: RefCell::default(),
             rounds: Cell::new(0),
         }
     }
@@ -209,9 +212,13 @@ impl Engine {
             ..config.clone()
         };
         let core = self.inner.core.clone();
+        let disk = DiskIndex(superblock.disk_index);
+        let changing = self.inner.members.begin_change(disk);
         let write = async move {
             let file = Disk::open(&core, &path)?.open_file(SUPERBLOCK_FILE)?;
-            write_superblock(&core, &file, &superblock).await
+            let written = write_superblock(&core, &file, &superblock).await;
+            drop(changing);
+            written
         };
         in_time(&self.inner.core, write).await
     }
@@ -243,7 +250,7 @@ impl Engine {
     /// on it.
     pub(super) async fn open_disk(&self, disk: DiskIndex, path: &Path) -> Result<(), EngineError> {
         let failed = |error: io::Error| EngineError::Damaged(format!("{}: {error}", path.display()));
-        if self.inner.members.abandoned(disk) > 0 {
+        if self.inner.members.changing(disk) > 0 {
             return Err(EngineError::Damaged(format!("{}: old writes to it are not over", path.display())));
         }
         let opened = Disk::open(&self.inner.core, path).map_err(failed)?;
@@ -365,8 +372,17 @@ impl Engine {
     }
 
     async fn look_at(&self, path: &Path) -> io::Result<DiskState> {
-        let (core, path) = (self.inner.core.clone(), path.to_owned());
-        let look = async move { inspect(&core, &Disk::open(&core, &path)?).await };
+        // A disk that has not answered yet is not asked again: every question takes memory for as long.
+        if !self.membership().looks.borrow_mut().insert(path.to_owned()) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let (engine, path) = (self.clone(), path.to_owned());
+        let look = async move {
+            let core = &engine.inner.core;
+            let found = async { inspect(core, &Disk::open(core, &path)?).await }.await;
+            engine.membership().looks.borrow_mut().remove(&path);
+            found
+        };
         in_time(&self.inner.core, look).await
     }
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use basalt_reactor::Core;
+use basalt_reactor::{Buf, Core, File};
 
 use super::DiskIndex;
 use crate::wait::Event;
@@ -46,8 +46,10 @@ pub type Excluder = Rc<dyn Fn(DiskIndex, String) -> Pin<Box<dyn Future<Output = 
 pub struct Members {
     epoch: Cell<u64>,
     states: RefCell<Vec<MemberState>>,
-    /// Operations given up on that their device may still carry out, by disk.
-    abandoned: RefCell<Vec<u32>>,
+    /// Operations under way that change a disk, by disk, whether or not anybody waits for them.
+    changing: RefCell<Vec<u32>>,
+    /// Reads that were given up on, of disks that the set cannot do without, by disk.
+    silent: RefCell<Vec<u32>>,
     changed: Event,
     excluder: RefCell<Option<Excluder>>,
 }
@@ -55,11 +57,12 @@ pub struct Members {
 impl Members {
     #[must_use]
     pub fn new(epoch: u64, states: Vec<MemberState>) -> Rc<Members> {
-        let abandoned = RefCell::new(vec![0; states.len()]);
+        let none = RefCell::new(vec![0; states.len()]);
         Rc::new(Members {
             epoch: Cell::new(epoch),
             states: RefCell::new(states),
-            abandoned,
+            changing: none.clone(),
+            silent: none,
             changed: Event::default(),
             excluder: RefCell::default(),
         })
@@ -99,10 +102,17 @@ impl Members {
         self.changed.notify();
     }
 
-    /// Operations on `disk` that were given up on and are not over.
+    /// Operations of this core that may still change `disk`: also those that nobody waits for any more.
     #[must_use]
-    pub fn abandoned(&self, disk: DiskIndex) -> u32 {
-        self.abandoned.borrow()[usize::from(disk.0)]
+    pub fn changing(&self, disk: DiskIndex) -> u32 {
+        self.changing.borrow()[usize::from(disk.0)]
+    }
+
+    /// Counts an operation that changes `disk`, until the result is dropped: by whatever runs it to its end.
+    #[must_use]
+    pub(crate) fn begin_change(self: &Rc<Self>, disk: DiskIndex) -> Changing {
+        self.changing.borrow_mut()[usize::from(disk.0)] += 1;
+        Changing { members: Rc::clone(self), disk }
     }
 
     /// Asks for `disk` to be taken out. Once this says so, the epoch without it is durable.
@@ -117,16 +127,49 @@ impl Members {
         }
     }
 
-    /// Waits for `read`, which is of `disk`, as long as the disk is a member: one that never answers must not keep whoever
-    /// holds a lock.
-    pub(crate) async fn while_in<T>(&self, disk: DiskIndex, read: impl Future<Output = T>) -> Option<T> {
-        let mut read = pin!(read);
+    /// Fills `buf` from `offset` of `file`, which lies on `disk`, as long as the disk is a member and the reader's patience lasts:
+    /// one that never answers must not keep whoever holds a lock or a pin, nor take memory again and again. Where nobody takes
+    /// disks out, it is waited for.
+    pub(crate) async fn read(
+        self: &Rc<Self>,
+        core: &Core,
+        disk: DiskIndex,
+        (file, offset): (&File, u64),
+        buf: Buf,
+    ) -> Option<(io::Result<usize>, Buf)> {
+        if self.silent.borrow()[usize::from(disk.0)] > 0 {
+            return None;
+        }
+        let file = file.clone();
+        let mut read = Box::pin(async move { file.read_at(buf, offset).await });
+        let is_judged = self.excluder.borrow().is_some();
+        let mut late = is_judged.then(|| Box::pin(core.sleep(STUCK_AFTER)));
         let mut out = pin!(self.changed.wait_until(|| self.state(disk) == MemberState::Out));
-        poll_fn(|cx| match read.as_mut().poll(cx) {
-            Poll::Ready(read) => Poll::Ready(Some(read)),
-            Poll::Pending => out.as_mut().poll(cx).map(|()| None),
-        })
-        .await
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(read) = read.as_mut().poll(cx) {
+                return Poll::Ready(Some(Some(read)));
+            }
+            if out.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Some(None));
+            }
+            match late.as_mut().map(|late| late.as_mut().poll(cx)) {
+                Some(Poll::Ready(())) => Poll::Ready(None),
+                _ => Poll::Pending,
+            }
+        });
+        if let Some(answer) = ended.await {
+            return answer;
+        }
+        // If the set cannot do without the disk, it is not asked again before it has answered.
+        if !self.exclude(disk, no_answer()).await {
+            self.silent.borrow_mut()[usize::from(disk.0)] += 1;
+            let members = Rc::clone(self);
+            core.spawn(async move {
+                drop(read.await);
+                members.silent.borrow_mut()[usize::from(disk.0)] -= 1;
+            });
+        }
+        None
     }
 
     /// Runs something that changes `disk` to its end, or until the disk is out: then it goes on in the background, with
@@ -143,19 +186,14 @@ impl Members {
         if self.states.borrow().len() == 1 {
             return operation.await.map(|()| Outcome::Done);
         }
-        let mut task = core.spawn(operation);
+        let changing = self.begin_change(disk);
+        let mut task = core.spawn(async move {
+            let result = operation.await;
+            drop(changing);
+            result
+        });
         let mut late = Some(Box::pin(core.sleep(STUCK_AFTER)));
-        let out = pin!(self.changed.wait_until(|| self.state(disk) == MemberState::Out));
-        let mut out = out;
-        let abandon = |task: basalt_reactor::JoinHandle<io::Result<()>>| {
-            self.abandoned.borrow_mut()[usize::from(disk.0)] += 1;
-            let members = Rc::clone(self);
-            drop(core.spawn(async move {
-                let _ = task.await;
-                members.abandoned.borrow_mut()[usize::from(disk.0)] -= 1;
-            }));
-            Ok(Outcome::Out)
-        };
+        let mut out = pin!(self.changed.wait_until(|| self.state(disk) == MemberState::Out));
         loop {
             let ended = poll_fn(|cx| {
                 if let Poll::Ready(result) = Pin::new(&mut task).poll(cx) {
@@ -176,11 +214,11 @@ impl Members {
                     let out = !is_full(&error) && self.exclude(disk, error.to_string()).await;
                     return if out { Ok(Outcome::Out) } else { Err(error) };
                 }
-                Ended::Out => return abandon(task),
+                Ended::Out => return Ok(Outcome::Out),
                 Ended::Late => {
                     late = None;
-                    if self.exclude(disk, format!("no answer for {} s", STUCK_AFTER.as_secs())).await {
-                        return abandon(task);
+                    if self.exclude(disk, no_answer()).await {
+                        return Ok(Outcome::Out);
                     }
                 }
             }
@@ -188,10 +226,26 @@ impl Members {
     }
 }
 
+/// An operation under way that changes a disk.
+pub(crate) struct Changing {
+    members: Rc<Members>,
+    disk: DiskIndex,
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.members.changing.borrow_mut()[usize::from(self.disk.0)] -= 1;
+    }
+}
+
 enum Ended {
     Operation(Option<io::Result<()>>),
     Out,
     Late,
+}
+
+fn no_answer() -> String {
+    format!("no answer for {} s", STUCK_AFTER.as_secs())
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -17,6 +17,7 @@ use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Buf, Core, File, Monotonic};
 
 use super::latency::{HedgeBudget, LATE_MAX, Latencies, Standing, late_after};
+use super::members::STUCK_AFTER;
 use super::{ArenaFiles, Column, DiskIndex, ExtentClass, Geometry};
 
 /// Reads up to this long are timed apart from longer ones, bytes.
@@ -310,6 +311,12 @@ impl DiskRead {
     #[must_use]
     pub(crate) fn is_given_up(&self) -> bool {
         self.age() >= LATE_MAX
+    }
+
+    /// Whether it was waited for longer than a disk may take: it is out by now, or the set cannot do without it.
+    #[must_use]
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.age() >= STUCK_AFTER
     }
 
     /// Whether others may be asked for what it was to bring.

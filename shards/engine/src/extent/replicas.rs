@@ -58,7 +58,7 @@ impl ReplicaRead<'_> {
                 running.extend(self.start(index, buf));
                 continue;
             }
-            match self.next(&mut running, !unasked.is_empty()).await {
+            match self.next(&mut running).await {
                 Next::Ended { index, result, buf, overtook } => match open(index, result, buf) {
                     Ok(answer) => {
                         self.files.reads().count(|counts| counts.hedges_won += u64::from(overtook));
@@ -68,6 +68,11 @@ impl ReplicaRead<'_> {
                 },
                 // Memory is not waited for: the answer may come at any moment.
                 Next::Late => {
+                    // Nobody else has it, or this one would not be waited for any more.
+                    if unasked.is_empty() {
+                        running.retain(|(_, read)| !read.is_stuck());
+                        continue;
+                    }
                     if let Some(buf) = self.core.arena().try_alloc(self.len)
                         && running.last().is_some_and(|(_, late)| late.may_hedge())
                         && let Some(index) = unasked.pop_front()
@@ -80,8 +85,9 @@ impl ReplicaRead<'_> {
         }
     }
 
-    /// Waits for the end of any read, or for the one that began last to be late if there are others to ask.
-    async fn next(&self, running: &mut Running, has_others: bool) -> Next {
+    /// Waits for the end of any read, or for the one that began last to be late if there may be others to ask.
+    async fn next(&self, running: &mut Running) -> Next {
+        let has_others = self.files.geometry().m > 0;
         let mut timer = None;
         poll_fn(|cx| {
             for place in 0..running.len() {

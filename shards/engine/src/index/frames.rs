@@ -42,8 +42,8 @@ impl<'a> Frames<'a> {
                 };
                 let want = (end - at).min(FRAME_LEN_MAX as u64) as usize;
                 let buf = self.core.arena().alloc(want).await;
-                let read = self.files.members().while_in(column.disk, file.read_at(buf, start + at)).await;
-                let Some((Ok(got), buf)) = read else { continue };
+                let read = self.files.members().read(self.core, column.disk, (&file, start + at), buf);
+                let Some((Ok(got), buf)) = read.await else { continue };
                 let bytes = buf.freeze();
                 if let Some(len) = frame_len(&bytes[..got], self.placement, at) {
                     self.offset = at + len as u64;

@@ -84,7 +84,8 @@ impl<'a> BatchScan<'a> {
                 None => self.core.arena().alloc(want).await,
             };
             buf.set_len(want);
-            let read = self.files.members().while_in(replica.column.disk, file.read_at(buf, start + at));
+            let members = self.files.members();
+            let read = members.read(self.core, replica.column.disk, (&file, start + at), buf);
             let (result, mut buf) = read.await?;
             // What could not be read holds no batch, and is not asked for again.
             if !matches!(result, Ok(got) if got == want) {

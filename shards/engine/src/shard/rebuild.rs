@@ -293,7 +293,8 @@ impl Shard {
     ) -> Option<Slice> {
         let (file, start) = self.files.locate_readable(class, column)?;
         let buf = self.core.arena().alloc(len).await;
-        match self.files.members().while_in(column.disk, file.read_at(buf, start + offset)).await? {
+        let place = (&file, start + offset);
+        match self.files.members().read(&self.core, column.disk, place, buf).await? {
             (Ok(got), buf) if got == len => Some(buf.freeze()),
             _ => None,
         }

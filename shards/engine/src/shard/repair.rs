@@ -240,7 +240,8 @@ impl Shard {
         self.repairs.counts.set(RepairCounts { unrepairable: counts.unrepairable + 1, ..counts });
     }
 
-    /// A disk did not take, or did not keep, what repair wrote. It is left to whoever judges disks: nothing is tried again.
+    /// A disk did not take, or did not keep, what repair wrote, and the set cannot do without it (or it is full): nothing is tried
+    /// again.
     fn disk_refused(&self, disk: DiskIndex, error: &DeviceError) {
         tracing::error!(shard = self.id, disk = disk.0, %error, "a disk refuses repair");
     }

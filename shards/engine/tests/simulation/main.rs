@@ -91,6 +91,12 @@ fn damage_beyond_redundancy_is_counted_and_left_alone() {
 }
 
 #[test]
+fn a_disk_that_does_not_answer_holds_no_repair_back() {
+    let total = run_all(12, scrub::stuck);
+    must_reach(total.repaired > 0 && total.verified > 0, &total);
+}
+
+#[test]
 fn scrub_takes_nothing_that_crashes_leave_behind_for_damage() {
     let total = run_all(8, |seed| crashes::Scenario::with_scrub(seed).run());
     must_reach(total.crashes > 0 && total.scrubbed > 0 && total.verified > 0, &total);

@@ -401,3 +401,64 @@ pub(crate) fn beyond_redundancy(seed: u64) -> Outcome {
     });
     rig.outcome()
 }
+
+/// A disk stops answering in the middle of scrub and of repairs. Where the set can do without it, it is taken out, and all that is damaged
+/// elsewhere is mended; where not, scrub goes on once it answers again. Nothing is held back for good, and nothing that does not
+/// answer is taken for damage.
+pub(crate) fn stuck(seed: u64) -> Outcome {
+    let mut rig = Rig::of(seed, 0x5c_2f, &[(2, 2), (3, 2), (1, 0)]);
+    let layout = rig.layout;
+    rig.run(async move |cluster, disks, shared, random| {
+        let fixture = Fixture::fill(&cluster.any(random), shared, random, &LENS).await;
+        cluster.any(random).checkpoint().await.expect("no device fails");
+        let core = cluster.engines[0].core().clone();
+        let before = Snapshot::take(disks);
+        let stuck = random.below(disks.len() as u64) as usize;
+        if layout.m > 0 {
+            for structure in structures(cluster, layout, &before) {
+                if !["row", "chunk", "batch"].contains(&structure.kind) || random.coin() {
+                    continue;
+                }
+                let others = |&copy: &usize| structure.places[copy].0 != stuck;
+                let copies: Vec<usize> = (0..structure.places.len()).filter(others).collect();
+                let chosen = copies[random.below(copies.len() as u64) as usize];
+                harm(disks, &structure, &[chosen], random);
+            }
+        }
+        cluster.engines.iter().for_each(|engine| engine.start_scrub(DEADLINE));
+        core.sleep(Duration::from_micros(random.below(200_000))).await;
+        disks[stuck].set_stuck(true);
+        if layout.m > 0 {
+            fixture.read(cluster, random, shared).await;
+        }
+        core.sleep(Duration::from_secs(25)).await;
+        if layout.m > 0 {
+            assert_eq!(cluster.engines[0].failures_tolerated(), Some(layout.m - 1), "it is out");
+            scrub_on(cluster).await;
+            assert!(repaired(cluster) > 0, "what is damaged elsewhere is mended");
+        }
+        disks[stuck].set_stuck(false);
+        while stats(cluster).iter().any(|stats| stats.scrub.rounds == 0)
+            || cluster.engines[0].failures_tolerated() != Some(layout.m)
+        {
+            core.sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(unrepairable(cluster), 0);
+        shared.outcome.borrow_mut().repaired += repaired(cluster);
+        cluster.engines.iter().for_each(|engine| drop(engine.take_damage()));
+        fixture.read(cluster, random, shared).await;
+        for engine in &cluster.engines {
+            assert_eq!(engine.take_damage(), [], "it was repaired");
+        }
+        // No pin is left that would keep an extent.
+        let engine = cluster.any(random);
+        for (key, _) in &fixture.objects {
+            engine.delete(fixture.bucket, key.as_bytes(), None).await.expect("no device fails");
+        }
+        engine.checkpoint().await.expect("no device fails");
+        engine.checkpoint().await.expect("no device fails");
+        let left: usize = stats(cluster).iter().map(|stats| stats.data_extents).sum();
+        assert!(left <= usize::from(layout.shards), "{left} data extents are left");
+    });
+    rig.outcome()
+}

@@ -126,7 +126,8 @@ impl TableCheck {
                     // Alone it may be readable.
                     Err(()) => match self.read(index, offset_of(place), *frame_len).await {
                         Some(Ok(bytes)) => open(&bytes, *place).is_ok(),
-                        _ => false,
+                        Some(Err(())) => false,
+                        None => true,
                     },
                 };
                 if !is_whole {
@@ -156,13 +157,14 @@ impl TableCheck {
         None
     }
 
-    /// Bytes of a replica; `None` when its disk is absent.
+    /// Bytes of a replica; `None` when its disk is absent, or does not answer.
     async fn read(&self, index: usize, offset: u64, len: usize) -> Option<Result<Buf, ()>> {
         let column = self.placement().columns[index];
         let (file, start) = self.store.files.locate_readable(ExtentClass::Table, column)?;
-        let file = file.clone();
         let buf = self.store.core.arena().alloc(len).await;
-        let (result, buf) = file.read_at(buf, start + offset).await;
+        let members = self.store.files.members();
+        let read = members.read(&self.store.core, column.disk, (&file, start + offset), buf);
+        let (result, buf) = read.await?;
         Some(if matches!(result, Ok(got) if got == len) { Ok(buf) } else { Err(()) })
     }
 }

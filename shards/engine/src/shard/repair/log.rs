@@ -12,7 +12,7 @@ use basalt_reactor::arena::BUF_LEN_MAX;
 use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Buf, Slice};
 
-use crate::body::{Damage, DeviceError, Fault, Mended};
+use crate::body::{Damage, Fault, Mended};
 use crate::checksum::crc32c;
 use crate::extent::{Column, ExtentClass, ExtentId, Placement};
 use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchHeader};
@@ -44,6 +44,15 @@ struct Replica {
     batches: BTreeMap<u64, BatchHeader>,
 }
 
+/// How a scan of a replica ended.
+enum Scan {
+    Ended(Replica),
+    /// Its disk is out, or does not answer.
+    NoAnswer,
+    /// The shard has failed.
+    Stopped,
+}
+
 /// A run of an extent that some replicas lack, with what it must hold.
 struct Cure {
     offset: u64,
@@ -67,8 +76,11 @@ impl Shard {
                 replicas.push(None);
                 continue;
             }
-            let Some(replica) = self.scan_log(&extent, column, pace).await else { return false };
-            replicas.push(Some(replica));
+            match self.scan_log(&extent, column, pace).await {
+                Scan::Ended(replica) => replicas.push(Some(replica)),
+                Scan::NoAnswer => replicas.push(None),
+                Scan::Stopped => return false,
+            }
         }
         let turn = self.repairs.turn().await;
         // That it can be pinned now shows that it was there all the while: ids are never used twice.
@@ -84,7 +96,8 @@ impl Shard {
                     let damage = damage(&placement, index, cure.offset, cure.bytes.len());
                     let spare = shard.core.arena().alloc(cure.bytes.len()).await;
                     let place = (ExtentClass::Log, column, cure.offset);
-                    let (written, _) = shard.files.rewrite(place, cure.bytes.clone(), spare).await;
+                    let rewrite = shard.files.rewrite(&shard.core, place, cure.bytes.clone(), spare);
+                    let (written, _) = rewrite.await;
                     mended.note(damage, column, written);
                 }
             }
@@ -119,15 +132,15 @@ impl Shard {
     }
 
     /// Finds the whole batches of one replica.
-    async fn scan_log(&self, extent: &Extent, column: Column, pace: &Pace) -> Option<Replica> {
+    async fn scan_log(&self, extent: &Extent, column: Column, pace: &Pace) -> Scan {
         let mut replica = Replica::default();
         let mut at = 0;
         while at < extent.end {
             let len = (extent.end - at).min(BATCH_LEN_MAX as u64) as usize;
             if !pace.unit(self, len).await {
-                return None;
+                return Scan::Stopped;
             }
-            let bytes = self.read_log(column, at, len).await;
+            let Some(bytes) = self.read_log(column, at, len).await else { return Scan::NoAnswer };
             let mut done = 0;
             while done < bytes.len() {
                 let rest = &bytes[done..];
@@ -149,7 +162,7 @@ impl Shard {
             }
             at += done as u64;
         }
-        Some(replica)
+        Scan::Ended(replica)
     }
 
     fn owns(&self, extent: &Extent, header: &LogHeader) -> bool {
@@ -166,27 +179,27 @@ impl Shard {
         ours.then_some(header)
     }
 
-    /// Reads a run of a replica; blocks that cannot be read are zeros.
-    async fn read_log(&self, column: Column, at: u64, len: usize) -> Buf {
-        let mut buf = self.core.arena().alloc(len).await;
-        let Some((file, start)) = self.files.locate_readable(ExtentClass::Log, column) else {
-            buf.fill(0);
-            return buf;
-        };
-        let (result, mut buf) = file.read_at(buf, start + at).await;
+    /// Reads a run of a replica; blocks that cannot be read are zeros. `None` when the disk is out, or does not answer.
+    async fn read_log(&self, column: Column, at: u64, len: usize) -> Option<Buf> {
+        let (file, start) = self.files.locate_readable(ExtentClass::Log, column)?;
+        let members = self.files.members();
+        let buf = self.core.arena().alloc(len).await;
+        let read = members.read(&self.core, column.disk, (&file, start + at), buf);
+        let (result, mut buf) = read.await?;
         if matches!(result, Ok(got) if got == len) {
-            return buf;
+            return Some(buf);
         }
         let mut block = self.core.arena().alloc(BLOCK_LEN).await;
         for offset in (0..len).step_by(BLOCK_LEN) {
-            let (result, bytes) = file.read_at(block, start + at + offset as u64).await;
+            let place = (&file, start + at + offset as u64);
+            let (result, bytes) = members.read(&self.core, column.disk, place, block).await?;
             block = bytes;
             match result {
                 Ok(BLOCK_LEN) => buf[offset..offset + BLOCK_LEN].copy_from_slice(&block),
                 _ => buf[offset..offset + BLOCK_LEN].fill(0),
             }
         }
-        buf
+        Some(buf)
     }
 
     /// Compares the replicas. What can be had of what is lacking is returned; the rest is noted in `mended`.
@@ -223,7 +236,8 @@ impl Shard {
             if lacking.is_empty() {
                 continue;
             }
-            let mut bytes = self.read_log(extent.placement.columns[source], offset, header.disk_len()).await;
+            let column = extent.placement.columns[source];
+            let Some(mut bytes) = self.read_log(column, offset, header.disk_len()).await else { continue };
             // No checksum covers the padding.
             bytes[header.payload_offset() + header.payload_len as usize..].fill(0);
             if is_whole(header, &bytes) && self.matters(extent, offset, header, &bytes).await {
@@ -281,7 +295,11 @@ impl Shard {
             let len = (hole.end - hole.start).min(BATCH_LEN_MAX as u64) as usize;
             let mut copies = Vec::with_capacity(present.len());
             for &index in present {
-                copies.push(self.read_log(extent.placement.columns[index], hole.start, len).await);
+                copies.extend(self.read_log(extent.placement.columns[index], hole.start, len).await);
+            }
+            // What a disk holds that does not answer is not known to be lost.
+            if copies.len() < present.len() {
+                return;
             }
             let Some(header) = copies.iter().find_map(|copy| self.batch_at(extent, copy)) else { break };
             if header.disk_len() > len {
@@ -365,23 +383,5 @@ fn damage(placement: &Placement, index: usize, offset: u64, len: usize) -> Damag
         offset,
         len: u32::try_from(len).unwrap_or(u32::MAX),
         fault: Fault::NotWhole,
-    }
-}
-
-impl Mended {
-    /// Takes note of what came of a rewrite.
-    pub(in crate::shard) fn note(
-        &mut self,
-        damage: Damage,
-        column: Column,
-        written: Result<(), DeviceError>,
-    ) {
-        match written {
-            Ok(()) => self.repaired.push(damage),
-            Err(error) => {
-                self.unrepairable.push(damage);
-                self.refused.push((column, error));
-            }
-        }
     }
 }

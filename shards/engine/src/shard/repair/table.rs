@@ -61,7 +61,8 @@ impl Shard {
                         };
                         let spare = shard.core.arena().alloc(frame.len).await;
                         let place = (ExtentClass::Table, column, frame.offset);
-                        let (written, _) = shard.files.rewrite(place, bytes.clone(), spare).await;
+                        let rewrite = shard.files.rewrite(&shard.core, place, bytes.clone(), spare);
+                        let (written, _) = rewrite.await;
                         mended.note(damage, column, written);
                     }
                 }

@@ -43,7 +43,7 @@ impl Shard {
                 let offset = (sequence & 1) * ROOT_COPY_LEN as u64;
                 let buf = self.core.arena().alloc(ROOT_COPY_LEN).await;
                 // The turn is held: a disk that does not answer is waited for only until it is out.
-                let read = self.files.members().while_in(disk, file.read_at(buf, offset));
+                let read = self.files.members().read(&self.core, disk, (file, offset), buf);
                 let Some((result, mut buf)) = read.await else { break };
                 self.scrub.count(ROOT_COPY_LEN as u64);
                 if matches!(result, Ok(ROOT_COPY_LEN)) && buf[..] == expected[..] {
@@ -106,7 +106,9 @@ impl Shard {
             for offset in (0..end).step_by(BUF_LEN_MAX) {
                 let want = (end - offset).min(BUF_LEN_MAX as u64) as usize;
                 let buf = self.core.arena().alloc(want.next_multiple_of(BLOCK_LEN)).await;
-                let (result, buf) = file.read_at(buf, start + offset).await;
+                let members = self.files.members();
+                let read = members.read(&self.core, column.disk, (&file, start + offset), buf);
+                let (result, buf) = read.await?;
                 self.scrub.count(want as u64);
                 match result {
                     Ok(len) if len >= want => digest.update(&buf[..want]),
