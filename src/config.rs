@@ -41,8 +41,10 @@ const SECRET_KEY_LEN: std::ops::RangeInclusive<usize> = 8..=128;
 /// The server's configuration, complete and checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// In the order given, no duplicates, at least one.
+    /// In the order given, no duplicates, at least one; those for log and index alone come last.
     pub disks: Vec<PathBuf>,
+    /// How many of them are for log and index alone.
+    pub metadata_count: usize,
     pub listen: SocketAddr,
     /// The CPU of each core, in core order; at least one.
     pub cpus: Vec<usize>,
@@ -191,7 +193,10 @@ impl Config {
 
     /// `cpus` are those this process may use, `memory` the bytes the machine grants it.
     fn derive(raw: RawConfig, cpus: &[usize], memory: Option<u64>) -> Result<Config, ConfigError> {
-        let disks = disks::expand(&raw.disks).map_err(ConfigError::Disks)?;
+        // Named together, so that none is named twice.
+        let data_count = disks::expand(&raw.disks).map_err(ConfigError::Disks)?.len();
+        let all = [raw.disks.as_slice(), raw.meta.as_slice()].concat();
+        let disks = disks::expand(&all).map_err(ConfigError::Disks)?;
         let available = cpus.len().min(CORES_MAX);
         let cores = raw.cores.unwrap_or_else(|| default_cores(available));
         if cores == 0 || cores > CORES_MAX {
@@ -236,6 +241,7 @@ impl Config {
             response_timeout: timeout("--response-timeout", raw.response_timeout, defaults.response_timeout)?,
         };
         Ok(Config {
+            metadata_count: disks.len() - data_count,
             disks,
             listen: raw.listen.unwrap_or(LISTEN_DEFAULT),
             // More cores than CPUs share them.
@@ -265,11 +271,12 @@ impl Config {
         })
     }
 
-    /// Descriptors the server may come to need: connections, two files per disk and core, and a margin.
+    /// Descriptors the server may come to need: connections, four files of each shard per disk and core, and a margin.
     #[must_use]
     pub fn files_needed(&self) -> u64 {
-        let connections = self.http.connections_max * self.cpus.len();
-        (connections + self.disks.len() * self.cpus.len() * 8 + 256) as u64
+        let cores = self.cpus.len();
+        let shards = self.shards.map_or(cores, usize::from);
+        (self.http.connections_max * cores + self.disks.len() * cores * (4 * shards + 4) + 256) as u64
     }
 }
 

@@ -64,7 +64,8 @@ struct Shared {
     stop: AtomicBool,
     /// Where core 0 listens; the others bind the same, so that port 0 works.
     address: OnceLock<SocketAddr>,
-    disk_class: DiskClass,
+    /// Of the disks for data, and of those for log and index.
+    disk_classes: (DiskClass, DiskClass),
     /// Prepared by core 0.
     deployment: OnceLock<Arc<Deployment>>,
     /// Cores whose shards serve.
@@ -146,7 +147,7 @@ pub fn run(config: Config) -> ExitCode {
 
 /// Everything that can fail before the first core runs.
 fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc<Shared>, StartError> {
-    let disk_class = check_host(&config)?;
+    let disk_classes = check_host(&config)?;
     for path in &config.disks {
         // A deployment does without some of its disks; whether it can do without this one shows when it is opened.
         if let Err(error) = create_disk(path) {
@@ -171,7 +172,7 @@ fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc
         log,
         stop: AtomicBool::new(false),
         address: OnceLock::new(),
-        disk_class,
+        disk_classes,
         deployment: OnceLock::new(),
         started: AtomicUsize::new(0),
         drained: AtomicUsize::new(0),
@@ -179,9 +180,9 @@ fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc
     }))
 }
 
-/// Raises limits, reports findings, and refuses a host that cannot work. Gives the class of the disks: rotational if
-/// all of them are.
-fn check_host(config: &Config) -> Result<DiskClass, StartError> {
+/// Raises limits, reports findings, and refuses a host that cannot work. Gives the classes of the disks for data and of
+/// those for log and index: rotational if all of them are.
+fn check_host(config: &Config) -> Result<(DiskClass, DiskClass), StartError> {
     let limits = limits::raise();
     let needs = Needs {
         locked_len: config.arena_len as u64 * config.cpus.len() as u64,
@@ -192,10 +193,10 @@ fn check_host(config: &Config) -> Result<DiskClass, StartError> {
         tracing::warn!("{} cores share {cpus} CPUs, which costs throughput and latency", config.cpus.len());
     }
     let mut fatal = false;
-    let mut rotational = 0;
+    let mut rotational = Vec::new();
     for finding in host_checks(&needs, limits, &config.disks) {
-        if matches!(finding, Finding::Rotational { .. }) {
-            rotational += 1;
+        if let Finding::Rotational { path } = &finding {
+            rotational.push(path.clone());
         }
         match finding.severity() {
             Severity::Fatal => {
@@ -209,7 +210,12 @@ fn check_host(config: &Config) -> Result<DiskClass, StartError> {
     if fatal {
         return Err(StartError::Host);
     }
-    Ok(if rotational == config.disks.len() { DiskClass::Rotational } else { DiskClass::Flash })
+    let (data, metadata) = config.disks.split_at(config.disks.len() - config.metadata_count);
+    let class = |disks: &[std::path::PathBuf]| {
+        let all = !disks.is_empty() && disks.iter().all(|disk| rotational.contains(disk));
+        if all { DiskClass::Rotational } else { DiskClass::Flash }
+    };
+    Ok((class(data), class(metadata)))
 }
 
 /// Creates a disk's directory, but never its parents: a missing parent is more often a disk that is not mounted.

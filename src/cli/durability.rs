@@ -7,8 +7,8 @@ mod chain;
 
 use std::process::ExitCode;
 
-use basalt_engine::deployment::default_parity;
-use basalt_engine::format::superblock::MEMBER_COUNT_MAX;
+use basalt_engine::deployment::{default_parity, set_width};
+use basalt_engine::format::superblock::SET_WIDTH_MAX;
 use serde_json::json;
 
 use self::chain::{Chain, HOURS_PER_YEAR, failure_rate, unreadable};
@@ -84,8 +84,8 @@ impl Durability {
         }
         let (data, parity) = self.shape()?;
         let disks = data + parity;
-        if disks > MEMBER_COUNT_MAX as u32 {
-            return Err(format!("an erasure set has at most {MEMBER_COUNT_MAX} disks, not {disks}"));
+        if disks > SET_WIDTH_MAX as u32 {
+            return Err(format!("an erasure set has at most {SET_WIDTH_MAX} disks, not {disks}"));
         }
         if !self.disks.is_multiple_of(disks) {
             return Err(format!("{} disks are not whole sets of {data}+{parity}", self.disks));
@@ -112,9 +112,9 @@ impl Durability {
         if let Some(shape) = self.erasure {
             return Ok((shape.data.into(), shape.parity.into()));
         }
-        let parity = default_parity(self.disks as usize)
-            .ok_or_else(|| format!("{} disks are several sets; say which with --erasure", self.disks))?;
-        Ok((self.disks - u32::from(parity), parity.into()))
+        let width = set_width(self.disks as usize)?;
+        let parity = default_parity(width).ok_or_else(|| format!("no set has {width} disks"))?;
+        Ok((u32::try_from(width).expect("at most 20") - u32::from(parity), parity.into()))
     }
 }
 

@@ -31,7 +31,7 @@ pub struct RawConfig {
     #[arg(long, env = "BASALT_CORES", value_name = "N")]
     pub cores: Option<usize>,
 
-    /// Shards of a new deployment, fixed when it is formatted [default: the number of cores]
+    /// Shards of a new deployment, fixed when it is formatted [default: the number of cores; of sets on hard disks]
     #[arg(long, env = "BASALT_SHARDS", value_name = "N")]
     pub shards: Option<usize>,
 
@@ -39,9 +39,14 @@ pub struct RawConfig {
     #[arg(long, env = "BASALT_MEMORY", value_name = "SIZE")]
     pub memory: Option<Size>,
 
-    /// Data and parity columns of a new deployment, such as 4+2 [default: by the number of disks]
+    /// Data and parity columns of a new deployment, such as 4+2; several sets when there are more disks [default: by
+    /// their number]
     #[arg(long, env = "BASALT_ERASURE", value_name = "K+M")]
     pub erasure: Option<Shape>,
+
+    /// Directories for log and index, apart from the data: one per disk, as many as parity columns and one more
+    #[arg(long, env = "BASALT_META", value_name = "DISK", value_delimiter = ',')]
+    pub meta: Vec<String>,
 
     /// Start although the missing disks might hold newer data: they are lost for good
     #[arg(long, env = "BASALT_START_DEGRADED", num_args = 0..=1, default_missing_value = "true",
@@ -132,6 +137,7 @@ impl RawConfig {
             shards: self.shards.or(other.shards),
             memory: self.memory.or(other.memory),
             erasure: self.erasure.or(other.erasure),
+            meta: if self.meta.is_empty() { other.meta } else { self.meta },
             start_degraded: self.start_degraded.or(other.start_degraded),
             region: self.region.or(other.region),
             domains: if self.domains.is_empty() { other.domains } else { self.domains },

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use basalt_engine::deployment::{LOCK_FILE, MissingDisks};
+use basalt_engine::deployment::{LOCK_FILE, MissingDisks, set_width};
+use basalt_engine::extent::groups::GroupRole;
 use basalt_engine::extent::members::MemberState;
+use basalt_engine::format::superblock::DiskClass;
 use basalt_engine::request::{Reply, Request};
 use basalt_engine::{Deployment, Engine, FormatOptions, OpenError, ShardStats};
 use basalt_reactor::disk::DiskLock;
@@ -166,16 +168,30 @@ async fn deployment(core: &Core, shared: &Shared) -> Result<Arc<Deployment>, Sta
     }
     let config = &shared.config;
     let cores = u16::try_from(config.cpus.len()).expect("cores are capped far below");
+    let (class, metadata_class) = shared.disk_classes;
     let options = FormatOptions {
-        shard_count: config.shards.unwrap_or(cores),
+        shard_count: config.shards.unwrap_or_else(|| default_shards(config, class, cores)),
         erasure: config.erasure.map(|shape| (shape.data, shape.parity)),
         geometry: None,
+        metadata: (config.metadata_count > 0).then_some((config.metadata_count, metadata_class)),
     };
     let missing = if config.start_degraded { MissingDisks::AreLost } else { MissingDisks::MayHaveGoneOn };
-    let prepared =
-        Deployment::prepare_without(core, &config.disks, shared.disk_class, &options, missing).await;
+    let prepared = Deployment::prepare_without(core, &config.disks, class, &options, missing).await;
     let deployment = prepared.map_err(StartError::Deployment)?;
     Ok(Arc::clone(shared.deployment.get_or_init(|| deployment)))
+}
+
+/// One shard per core; where log and data share hard disks, one per set, so that no two logs compete for a head.
+fn default_shards(config: &Config, class: DiskClass, cores: u16) -> u16 {
+    if class == DiskClass::Flash || config.metadata_count > 0 {
+        return cores;
+    }
+    let width = match config.erasure {
+        Some(shape) => usize::from(shape.data) + usize::from(shape.parity),
+        // What does not fit is said when the disks are formatted.
+        None => set_width(config.disks.len()).unwrap_or(config.disks.len()),
+    };
+    u16::try_from((config.disks.len() / width.max(1)).max(1)).unwrap_or(cores)
 }
 
 fn readiness(engine: &Engine) -> Readiness {
@@ -187,19 +203,33 @@ fn readiness(engine: &Engine) -> Readiness {
     }
 }
 
+/// What the operator is told of how many disks may fail.
 fn redundancy(deployment: &Deployment) -> String {
-    let geometry = &deployment.superblock.geometry;
-    let away = deployment.states().iter().filter(|&&state| state != MemberState::InSync).count();
-    match (geometry.m, deployment.disk_count()) {
-        (0, 1) => "none: what is on the disk is lost with it".to_owned(),
-        (0, disks) => format!("none: the data of {disks} disks is lost with any of them"),
-        (m, disks) if away == 0 => {
-            format!("{}+{m}: any {m} of the {disks} disks may fail, and nothing is lost or stops", geometry.k)
-        }
-        (m, disks) => format!(
-            "{}+{m}, DEGRADED: {away} of the {disks} disks missing or being rebuilt; {} more may fail",
-            geometry.k,
-            usize::from(m) - away
-        ),
+    let superblock = &deployment.superblock;
+    let (k, m) = (superblock.geometry.k, superblock.geometry.m);
+    let (groups, states) = (superblock.groups(), deployment.states());
+    let disks = deployment.disk_count();
+    let (sets, metadata): (Vec<_>, Vec<_>) =
+        groups.all().partition(|&group| groups.role(group) == GroupRole::Set);
+    let away = states.iter().filter(|&&state| state != MemberState::InSync).count();
+    let mut text = match (m, disks, sets.len()) {
+        (0, 1, _) => "none: what is on the disk is lost with it".to_owned(),
+        (0, disks, _) => format!("none: each of the {disks} disks takes data with it when it is lost"),
+        (m, disks, 1) if metadata.is_empty() => format!("{k}+{m}: any {m} of the {disks} disks may fail"),
+        (m, _, count) => format!("{count} sets of {k}+{m}: any {m} disks of each may fail"),
+    };
+    for group in metadata {
+        let count = groups.disks(group).len();
+        let spare = count - groups.needed(group);
+        text.push_str(&format!("; log and index on {count} disks of their own, of which {spare} may fail"));
     }
+    match (m, away) {
+        (0, _) => {}
+        (_, 0) => text.push_str(", and nothing is lost or stops"),
+        (_, away) => {
+            let more = groups.tolerated(&states).unwrap_or(0);
+            text.push_str(&format!(". DEGRADED: {away} missing or being rebuilt; {more} more may fail"));
+        }
+    }
+    text
 }

@@ -73,7 +73,10 @@ fn answer_to(error: &EngineError) -> (S3Error, bool) {
         EngineError::Closed | EngineError::MembersChanged => ErrorCode::ServiceUnavailable,
         EngineError::ShardFailed { .. } => return (ErrorCode::ServiceUnavailable.into(), true),
         EngineError::Body(error) => return answer_to_body(error),
-        EngineError::Damaged(_) => return (ErrorCode::InternalError.into(), true),
+        // No request of S3 asks anything of the disks.
+        EngineError::Damaged(_) | EngineError::DisksRefused(_) => {
+            return (ErrorCode::InternalError.into(), true);
+        }
     };
     (code.into(), false)
 }

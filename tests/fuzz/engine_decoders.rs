@@ -5,6 +5,7 @@
 
 use basalt_engine::body::directory::{self, Content, DirectoryChunk, DirectoryEntry, Origin, Owner};
 use basalt_engine::checksum::crc32c;
+use basalt_engine::extent::groups::{GroupIndex, GroupRole};
 use basalt_engine::extent::members::MemberState;
 use basalt_engine::extent::{Column, DiskIndex, ExtentClass, ExtentId, Geometry, Placement};
 use basalt_engine::format::batch::{BATCH_HEADER_LEN, BatchHeader};
@@ -180,6 +181,7 @@ fn superblock_sample() -> Superblock {
             Member {
                 disk: [5; 16],
                 class: DiskClass::Flash,
+                group: GroupIndex(0),
                 state: MemberState::InSync,
                 own_filesystem: true,
                 epoch_last: 9,
@@ -188,12 +190,15 @@ fn superblock_sample() -> Superblock {
             Member {
                 disk: [3; 16],
                 class: DiskClass::Rotational,
+                group: GroupIndex(1),
                 state: MemberState::Behind,
                 own_filesystem: false,
                 epoch_last: 8,
                 joined: 9,
             },
         ],
+        groups: vec![GroupRole::Set, GroupRole::Metadata],
+        homes: vec![GroupIndex(1); 2],
     }
 }
 

@@ -1,4 +1,4 @@
-//! A deployment: the disks of a set, formatted together, opened together, one epoch after the other.
+//! A deployment: disks in groups, formatted together, opened together, one epoch after the other.
 //!
 //! Formatting writes superblocks in state Formatting on every disk, creates every file, and only then marks all of them
 //! Ready; a crash in between leaves disks that were never of use and are formatted anew. Opening takes the locks, reads what
@@ -15,13 +15,14 @@ use basalt_reactor::{Core, Disk, File, WriteMode};
 
 use crate::body::layout::STRIP_LEN_MAX;
 use crate::extent::flushes::Flushes;
+use crate::extent::groups::{GroupIndex, GroupRole};
 use crate::extent::members::MemberState;
 use crate::extent::{ExtentId, Geometry};
 use crate::format::frame::FrameError;
 use crate::format::root::{LogPosition, ROOT_COPY_LEN, Root};
 use crate::format::superblock::{
     CODE_REED_SOLOMON_SIMD, DiskClass, HASH_SIP13_128, HASH_SLOT_COUNT, MEMBER_COUNT_MAX, Member,
-    SHARD_COUNT_MAX, SUPERBLOCK_COPY_LEN, State, Superblock,
+    SET_WIDTH_MAX, SHARD_COUNT_MAX, SUPERBLOCK_COPY_LEN, State, Superblock,
 };
 
 /// The file with both copies of a disk's superblock.
@@ -65,8 +66,10 @@ impl std::fmt::Display for Missing {
 #[derive(Clone, Debug, Default)]
 pub struct FormatOptions {
     pub shard_count: u16,
-    /// k and m.
+    /// k and m of each set.
     pub erasure: Option<(u8, u8)>,
+    /// So many of the disks, the last ones, hold log and index alone; and what they are.
+    pub metadata: Option<(usize, DiskClass)>,
     /// For simulations: everything tiny.
     pub geometry: Option<Geometry>,
 }
@@ -212,6 +215,30 @@ pub fn default_parity(disk_count: usize) -> Option<u8> {
     })
 }
 
+/// Disks of each set when nobody says otherwise: all of them in one, or as many as possible in equal ones.
+///
+/// # Errors
+/// Says which numbers of disks would fit.
+pub fn set_width(disk_count: usize) -> Result<usize, String> {
+    const WIDTHS: std::ops::RangeInclusive<usize> = 8..=SET_WIDTH_MAX;
+    let equal = |count: usize| WIDTHS.rev().find(|&width| count.is_multiple_of(width));
+    match disk_count {
+        0 => Err("no disk was given".to_owned()),
+        1..=SET_WIDTH_MAX => Ok(disk_count),
+        _ => equal(disk_count).ok_or_else(|| {
+            let below = (0..disk_count).rev().find(|&count| count <= SET_WIDTH_MAX || equal(count).is_some());
+            let above = (disk_count..).find(|&count| equal(count).is_some());
+            format!(
+                "{disk_count} disks do not make equal sets of {} to {}; {} or {} would, or say --erasure",
+                WIDTHS.start(),
+                WIDTHS.end(),
+                below.unwrap_or(SET_WIDTH_MAX),
+                above.unwrap_or(2 * SET_WIDTH_MAX)
+            )
+        }),
+    }
+}
+
 /// Slot lengths for disks of `capacity` bytes: large enough for long runs, small enough that a fresh deployment stays small.
 #[must_use]
 pub fn geometry_for(k: u8, m: u8, capacity: u64, class: DiskClass, shard_count: u16) -> Geometry {
@@ -241,10 +268,11 @@ pub fn geometry_for(k: u8, m: u8, capacity: u64, class: DiskClass, shard_count: 
 impl Deployment {
     /// What `core_count` cores know of each other's flushes; they all give the same number.
     pub(crate) fn flushes(&self, core_count: u16) -> Arc<Flushes> {
-        Arc::clone(self.flushes.get_or_init(|| Flushes::new(self.disk_count(), core_count)))
+        // Disks may be added while it runs.
+        Arc::clone(self.flushes.get_or_init(|| Flushes::new(MEMBER_COUNT_MAX, core_count)))
     }
 
-    /// Disks of the set, there or not.
+    /// Disks of the deployment, there or not.
     #[must_use]
     pub fn disk_count(&self) -> usize {
         self.superblock.members.len()
@@ -397,16 +425,18 @@ async fn format(
     class: DiskClass,
     options: &FormatOptions,
 ) -> Result<Deployment, OpenError> {
-    let geometry = layout(&disks, class, options)?;
     let shard_count = options.shard_count;
     if shard_count == 0 || usize::from(shard_count) > SHARD_COUNT_MAX {
         return Err(OpenError::Layout(format!("{shard_count} shards; 1 to {SHARD_COUNT_MAX} are possible")));
     }
+    let Layout { geometry, groups, of_disk, homes } = layout(&disks, class, options)?;
     let mut members = Vec::with_capacity(disks.len());
-    for (path, disk, _) in &disks {
+    for ((path, disk, _), &group) in disks.iter().zip(&of_disk) {
+        let metadata = options.metadata.filter(|_| groups[usize::from(group.0)] == GroupRole::Metadata);
         members.push(Member {
             disk: random_id(core),
-            class,
+            class: metadata.map_or(class, |(_, class)| class),
+            group,
             state: MemberState::InSync,
             own_filesystem: disk.own_filesystem().map_err(|error| on(path, error))?,
             epoch_last: 1,
@@ -430,12 +460,14 @@ async fn format(
             .collect(),
         epoch: 1,
         members,
+        groups,
+        homes,
     };
     let own = |index: usize, sequence, state| Superblock {
         sequence,
         state,
         disk: superblock.members[index].disk,
-        disk_index: u8::try_from(index).expect("a set has at most 20 disks"),
+        disk_index: u8::try_from(index).expect("at most 240 disks"),
         ..superblock.clone()
     };
     let mut files = Vec::with_capacity(disks.len());
@@ -467,35 +499,79 @@ pub(crate) fn random_id(core: &Core) -> [u8; 16] {
     id
 }
 
+/// Which disks belong together, how what is on them is cut, and where each shard is at home.
+struct Layout {
+    geometry: Geometry,
+    groups: Vec<GroupRole>,
+    /// By disk.
+    of_disk: Vec<GroupIndex>,
+    /// By shard.
+    homes: Vec<GroupIndex>,
+}
+
 fn layout(
     disks: &[(PathBuf, Disk, DiskState)],
     class: DiskClass,
     options: &FormatOptions,
-) -> Result<Geometry, OpenError> {
-    let count = disks.len();
-    if count == 0 || count > MEMBER_COUNT_MAX {
-        return Err(OpenError::Layout(format!(
-            "{count} disks; one erasure set has 1 to {MEMBER_COUNT_MAX}, several sets are not supported yet"
-        )));
+) -> Result<Layout, OpenError> {
+    let metadata_count = options.metadata.map_or(0, |(count, _)| count);
+    let data_count = disks.len().saturating_sub(metadata_count);
+    if disks.len() > MEMBER_COUNT_MAX {
+        let reason = format!("{} disks; a deployment has at most {MEMBER_COUNT_MAX}", disks.len());
+        return Err(OpenError::Layout(reason));
     }
-    if let Some(geometry) = options.geometry {
-        return Ok(geometry);
-    }
-    let (k, m) = match options.erasure {
-        Some((k, m)) if usize::from(k) + usize::from(m) == count && k > 0 => (k, m),
-        Some((k, m)) => {
-            return Err(OpenError::Layout(format!("--erasure {k}+{m} needs {} disks, not {count}", k + m)));
-        }
-        None => {
-            let m = default_parity(count).expect("the count was checked above");
-            (u8::try_from(count).expect("at most 20") - m, m)
+    let (k, m) = match (options.geometry, options.erasure) {
+        (Some(geometry), _) => (geometry.k, geometry.m),
+        (None, Some((k, m))) => (k, m),
+        (None, None) => {
+            let width = set_width(data_count).map_err(OpenError::Layout)?;
+            let m = default_parity(width).expect("a set is that wide");
+            (u8::try_from(width).expect("at most 20") - m, m)
         }
     };
-    let mut capacity = u64::MAX;
-    for (path, disk, _) in disks {
-        capacity = capacity.min(disk.space().map_err(|error| on(path, error))?.total);
+    let width = usize::from(k) + usize::from(m);
+    if k == 0 || width > SET_WIDTH_MAX || data_count == 0 || !data_count.is_multiple_of(width) {
+        return Err(OpenError::Layout(format!(
+            "--erasure {k}+{m} needs {width} disks or a multiple of that (at most {SET_WIDTH_MAX} in a set), not {data_count}"
+        )));
     }
-    Ok(geometry_for(k, m, capacity, class, options.shard_count))
+    if metadata_count == 1 && m > 0 {
+        let reason = "one disk for metadata: with it everything would be lost; give two or more";
+        return Err(OpenError::Layout(reason.to_owned()));
+    }
+    let set_count = data_count / width;
+    let group = |index: usize| GroupIndex(u8::try_from(index).expect("fewer groups than disks"));
+    let mut groups = vec![GroupRole::Set; set_count];
+    let mut of_disk: Vec<_> = (0..data_count).map(|disk| group(disk / width)).collect();
+    let mut homes: Vec<_> =
+        (0..usize::from(options.shard_count)).map(|shard| group(shard % set_count)).collect();
+    if metadata_count > 0 {
+        groups.push(GroupRole::Metadata);
+        of_disk.extend(vec![group(set_count); metadata_count]);
+        homes.fill(group(set_count));
+    }
+    let geometry = match options.geometry {
+        Some(geometry) => geometry,
+        None => {
+            let (data, metadata) = disks.split_at(data_count);
+            let mut geometry = geometry_for(k, m, least_capacity(data)?, class, options.shard_count);
+            if metadata_count > 0 {
+                let log = geometry_for(k, m, least_capacity(metadata)?, class, options.shard_count);
+                geometry.log_slot_len = log.log_slot_len;
+                geometry.table_slot_len = log.table_slot_len;
+            }
+            geometry
+        }
+    };
+    Ok(Layout { geometry, groups, of_disk, homes })
+}
+
+fn least_capacity(disks: &[(PathBuf, Disk, DiskState)]) -> Result<u64, OpenError> {
+    let total = |(path, disk, _): &(PathBuf, Disk, DiskState)| match disk.space() {
+        Ok(space) => Ok(space.total),
+        Err(error) => Err(on(path, error)),
+    };
+    disks.iter().map(total).try_fold(u64::MAX, |least, total| Ok(least.min(total?)))
 }
 
 /// Writes everything a disk needs before it can be marked ready; anything left of an earlier attempt is replaced.
@@ -515,6 +591,9 @@ pub(crate) async fn format_disk(core: &Core, disk: &Disk, superblock: &Superbloc
             disk.create_file(&shard_file(shard, kind))?;
         }
         let root = disk.create_file(&shard_file(shard, "root"))?;
+        if superblock.home_of(shard) != superblock.members[usize::from(superblock.disk_index)].group {
+            continue;
+        }
         root.grow(2 * ROOT_COPY_LEN as u64).await?;
         let bytes = first_root(superblock, shard).encode();
         let mut buf = core.arena().alloc(BLOCK_LEN).await;
@@ -560,5 +639,16 @@ mod tests {
         let parity = |count| default_parity(count);
         assert_eq!([1, 2, 3, 4, 8, 9, 13, 14, 19, 20].map(parity), [0, 1, 1, 2, 2, 3, 3, 4, 4, 6].map(Some));
         assert_eq!(parity(21), None);
+    }
+
+    #[test]
+    fn many_disks_make_equal_sets() {
+        assert_eq!([1, 7, 20].map(set_width), [Ok(1), Ok(7), Ok(20)]);
+        assert_eq!(
+            [21, 24, 32, 40, 60, 68].map(|count| set_width(count).ok()),
+            [None, Some(12), Some(16), Some(20), Some(20), Some(17)]
+        );
+        let refused = set_width(23).expect_err("a prime");
+        assert!(refused.contains("22 or 24 would"), "{refused}");
     }
 }

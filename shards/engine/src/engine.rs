@@ -80,6 +80,8 @@ struct Inner {
     bucket_locks: Rc<KeyLocks>,
     /// Whether every core has been told of the buckets of this core's shards.
     buckets_told: Cell<bool>,
+    /// This core will never tell: its shards do not open.
+    refused: Cell<bool>,
     told: Event,
     recovered: OnceCell<Vec<(u16, Recovered)>>,
     damage: Rc<RefCell<Vec<Damage>>>,
@@ -109,7 +111,7 @@ impl Engine {
         port: Port<Request, Reply>,
     ) -> Result<Engine, EngineError> {
         let superblock = &deployment.superblock;
-        let members = Members::new(superblock.epoch, deployment.states());
+        let members = Members::new(superblock.epoch, deployment.states(), superblock.groups());
         members.set_excluder(membership::excluder(&port));
         let inner = Rc::new(Inner {
             core: core.clone(),
@@ -119,13 +121,14 @@ impl Engine {
             access: OnceCell::new(),
             files: RefCell::default(),
             membership: (core.id() == CoreId(0)).then(|| Membership::new(&deployment)),
-            members,
+            members: Rc::clone(&members),
             locks: RefCell::default(),
             body_core: BodyCore::new(core.clone(), &superblock.geometry),
-            reads: DiskReads::new(&superblock.geometry, deployment.disk_count()),
+            reads: DiskReads::new(&superblock.geometry, members.groups()),
             buckets: Rc::new(Buckets::default()),
             bucket_locks: Rc::default(),
             buckets_told: Cell::new(false),
+            refused: Cell::new(false),
             told: Event::default(),
             recovered: OnceCell::new(),
             damage: Rc::default(),
@@ -137,6 +140,8 @@ impl Engine {
         let pump = core.spawn(engine.clone().pump());
         if let Err(error) = engine.serve_all().await {
             // Cores that wait for this one hear that it is gone.
+            engine.inner.refused.set(true);
+            engine.inner.told.notify();
             pump.cancel();
             pump.await;
             return Err(error);
@@ -182,7 +187,7 @@ impl Engine {
                     id,
                     deployment: superblock.deployment,
                     epoch: superblock.epoch,
-                    shard_count: superblock.shard_count,
+                    homes: superblock.homes.clone(),
                     files: Rc::clone(&files),
                     buckets: Rc::clone(&self.inner.buckets),
                     // The arena is the other half of a core's memory.
@@ -231,8 +236,11 @@ impl Engine {
                 Request::AwaitBuckets => {
                     let inner = Rc::clone(&self.inner);
                     self.inner.core.spawn(async move {
-                        inner.told.wait_until(|| inner.buckets_told.get()).await;
-                        reply.send(Reply::Done(Ok(())));
+                        let told = || inner.buckets_told.get();
+                        inner.told.wait_until(|| told() || inner.refused.get()).await;
+                        if told() {
+                            reply.send(Reply::Done(Ok(())));
+                        }
                     });
                 }
                 Request::BucketChanged(bucket) => {
@@ -252,14 +260,20 @@ impl Engine {
                         reply.send(Reply::Excluded(engine.exclude(disk, &reason).await));
                     });
                 }
-                Request::MembersChanged { epoch, states } => {
-                    self.install_members(epoch, &states);
+                Request::MembersChanged { epoch, states, groups } => {
+                    self.install_members(epoch, &states, groups);
                     reply.send(Reply::Done(Ok(())));
                 }
                 Request::OpenDisk { disk, path } => {
                     let engine = self.clone();
                     self.inner.core.spawn(async move {
                         reply.send(Reply::Done(engine.open_disk(disk, &path).await));
+                    });
+                }
+                Request::AddSet { paths } => {
+                    let engine = self.clone();
+                    self.inner.core.spawn(async move {
+                        reply.send(Reply::Done(engine.grow(&paths).await));
                     });
                 }
                 Request::Rebuild { disk, joined } => {
@@ -327,9 +341,8 @@ impl Engine {
     #[must_use]
     pub fn failures_tolerated(&self) -> Option<u8> {
         let healthy = self.inner.shards.borrow().values().all(|shard| shard.check_healthy().is_ok());
-        let k = usize::from(self.inner.deployment.superblock.geometry.k);
-        let spare = self.inner.members.in_sync().checked_sub(k)?;
-        healthy.then_some(u8::try_from(spare).expect("a set has at most 20 disks"))
+        let spare = self.inner.members.tolerated()?;
+        healthy.then_some(u8::try_from(spare).expect("a group has at most 240 disks"))
     }
 
     /// The state of every member, as this core knows it.
@@ -494,8 +507,9 @@ fn open_files(
         let disk = disk.as_ref().filter(|_| !is_out);
         files.push(disk.map(|disk| open_disk_files(disk, shard)).transpose()?);
     }
-    let geometry = deployment.superblock.geometry;
-    Ok(ArenaFiles::of_members(geometry, files, Rc::clone(members), Rc::clone(flushes), Rc::clone(reads)))
+    let (geometry, home) = (deployment.superblock.geometry, deployment.superblock.home_of(shard));
+    let members = (Rc::clone(members), home);
+    Ok(ArenaFiles::of_members(geometry, files, members, Rc::clone(flushes), Rc::clone(reads)))
 }
 
 /// The files of a shard on one disk.

@@ -19,6 +19,8 @@ pub enum EngineError {
         number: u16,
     },
     Refused(Refused),
+    /// What was asked of the disks cannot be done with them; says why.
+    DisksRefused(String),
     /// The disks are full; deletes still work.
     NoSpace,
     /// A shard stopped taking writes after a device failed under its log.
@@ -47,6 +49,7 @@ impl std::fmt::Display for EngineError {
             EngineError::NoSuchUpload => write!(f, "the upload does not exist"),
             EngineError::InvalidPart { number } => write!(f, "part {number} is missing or another one"),
             EngineError::Refused(Refused(code)) => write!(f, "refused by the caller's guard ({code})"),
+            EngineError::DisksRefused(why) => f.write_str(why),
             EngineError::NoSpace => write!(f, "the disks are full"),
             EngineError::ShardFailed { shard, reason } => {
                 write!(f, "shard {shard} takes no writes: {reason}")

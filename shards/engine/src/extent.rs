@@ -5,6 +5,7 @@
 //! the slots behind it are, each time under a new id.
 
 pub mod flushes;
+pub mod groups;
 pub mod latency;
 pub mod members;
 pub mod reads;
@@ -19,6 +20,7 @@ use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Buf, Core, CoreId, Disk, File, Slice};
 
 use self::flushes::{CoreFlushes, FlushMark, Flushes};
+use self::groups::{GroupIndex, Groups};
 use self::members::{MemberState, Members, Outcome};
 use self::reads::DiskReads;
 use crate::body::DeviceError;
@@ -39,7 +41,7 @@ pub enum ExtentClass {
     Table = 3,
 }
 
-/// Index of a disk among the members of its set.
+/// Index of a disk among the members of the deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskIndex(pub u8);
 
@@ -103,6 +105,8 @@ pub struct ArenaFiles {
     /// Indexed by disk.
     disks: RefCell<Vec<Option<Rc<DiskFiles>>>>,
     members: Rc<Members>,
+    /// Where the shard's log, tables and roots lie.
+    home: GroupIndex,
     flushes: Rc<CoreFlushes>,
     reads: Rc<DiskReads>,
 }
@@ -131,7 +135,7 @@ impl ArenaFiles {
     #[must_use]
     pub fn new(geometry: Geometry, disks: Vec<Option<DiskFiles>>) -> Rc<ArenaFiles> {
         let flushes = CoreFlushes::new(Flushes::new(disks.len(), 1), CoreId(0));
-        let reads = DiskReads::new(&geometry, disks.len());
+        let reads = DiskReads::new(&geometry, Rc::new(Groups::one(geometry.m, disks.len())));
         ArenaFiles::sharing(geometry, disks, flushes, reads)
     }
 
@@ -147,21 +151,22 @@ impl ArenaFiles {
             Some(_) => MemberState::InSync,
             None => MemberState::Out,
         };
-        let members = Members::new(1, disks.iter().map(state).collect());
-        ArenaFiles::of_members(geometry, disks, members, flushes, reads)
+        let groups = Groups::one(geometry.m, disks.len());
+        let members = Members::new(1, disks.iter().map(state).collect(), groups);
+        ArenaFiles::of_members(geometry, disks, (members, GroupIndex(0)), flushes, reads)
     }
 
-    /// The files on the disks of a set whose members may change.
+    /// The files of a shard on the disks of a deployment whose members may change, and the shard's home.
     #[must_use]
     pub fn of_members(
         geometry: Geometry,
         disks: Vec<Option<DiskFiles>>,
-        members: Rc<Members>,
+        (members, home): (Rc<Members>, GroupIndex),
         flushes: Rc<CoreFlushes>,
         reads: Rc<DiskReads>,
     ) -> Rc<ArenaFiles> {
         let disks = RefCell::new(disks.into_iter().map(|disk| disk.map(Rc::new)).collect());
-        Rc::new(ArenaFiles { geometry, disks, members, flushes, reads })
+        Rc::new(ArenaFiles { geometry, disks, members, home, flushes, reads })
     }
 
     /// What this core knows of how the disks answer reads.
@@ -178,7 +183,19 @@ impl ArenaFiles {
 
     #[must_use]
     pub fn disk_count(&self) -> u8 {
-        u8::try_from(self.disks.borrow().len()).expect("a set has at most 20 disks")
+        u8::try_from(self.disks.borrow().len()).expect("at most 240 disks")
+    }
+
+    /// The disks that the shard's log, tables and roots lie on.
+    #[must_use]
+    pub fn home_disks(&self) -> Vec<DiskIndex> {
+        self.members.groups().disks(self.home)
+    }
+
+    /// The group that the shard is at home in.
+    #[must_use]
+    pub fn home(&self) -> GroupIndex {
+        self.home
     }
 
     /// The files of a disk, whatever its state.
@@ -189,7 +206,11 @@ impl ArenaFiles {
 
     /// Gives a disk other files, or none.
     pub(crate) fn set_disk(&self, disk: DiskIndex, files: Option<Rc<DiskFiles>>) {
-        self.disks.borrow_mut()[usize::from(disk.0)] = files;
+        let (mut disks, place) = (self.disks.borrow_mut(), usize::from(disk.0));
+        if place >= disks.len() {
+            disks.resize(place + 1, None);
+        }
+        disks[place] = files;
     }
 
     /// Runs something that changes `disk`; see [`Members::carry_out`].

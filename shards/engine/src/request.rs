@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use crate::error::EngineError;
+use crate::extent::groups::Groups;
 use crate::extent::members::MemberState;
 use crate::extent::{DiskIndex, ExtentId, Placement};
 use crate::shard::ShardStats;
@@ -31,7 +32,9 @@ pub enum Request {
     /// To the first core: take the disk out of the set.
     Exclude { disk: DiskIndex, reason: String },
     /// To every core: these are the members from now on; it is durable already.
-    MembersChanged { epoch: u64, states: Vec<MemberState> },
+    MembersChanged { epoch: u64, states: Vec<MemberState>, groups: Groups },
+    /// To the first core: make these empty disks a further set.
+    AddSet { paths: Vec<PathBuf> },
     /// To every core: open the files of a disk that is about to join, and make room on it.
     OpenDisk { disk: DiskIndex, path: PathBuf },
     /// To every core: every core writes to the disk that joined; what is older is to be rebuilt.

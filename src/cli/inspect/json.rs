@@ -2,6 +2,8 @@
 //! what is not UTF-8 replaced, and a structure that cannot be believed has `defect` instead of its fields.
 
 use basalt_engine::body::directory::DirectoryChunk;
+use basalt_engine::extent::groups::GroupRole;
+use basalt_engine::extent::members::MemberState;
 use basalt_engine::extent::{ExtentClass, Placement};
 use basalt_engine::format::batch::BatchHeader;
 use basalt_engine::format::log_header::LogHeader;
@@ -133,7 +135,24 @@ fn superblock(superblock: &Superblock) -> Value {
             DiskClass::Flash => "flash",
             DiskClass::Rotational => "rotational",
         };
-        json!({ "disk_uuid": hex::encode(member.disk), "class": class, "epoch_last": member.epoch_last })
+        let state = match member.state {
+            MemberState::InSync => "in sync",
+            MemberState::Behind => "behind",
+            MemberState::Out => "out",
+        };
+        json!({
+            "disk_uuid": hex::encode(member.disk),
+            "class": class,
+            "group": member.group.0,
+            "state": state,
+            "own_filesystem": member.own_filesystem,
+            "epoch_last": member.epoch_last,
+            "joined": member.joined,
+        })
+    });
+    let groups = superblock.groups.iter().map(|role| match role {
+        GroupRole::Set => "set",
+        GroupRole::Metadata => "metadata",
     });
     // Runs of equal numbers would be all there is to see of it; how many slots each shard has says as much.
     let mut slots = vec![0u32; usize::from(superblock.shard_count)];
@@ -158,6 +177,8 @@ fn superblock(superblock: &Superblock) -> Value {
         "table_slot_len": geometry.table_slot_len,
         "epoch": superblock.epoch,
         "members": members.collect::<Vec<_>>(),
+        "groups": groups.collect::<Vec<_>>(),
+        "homes": superblock.homes.iter().map(|home| home.0).collect::<Vec<_>>(),
         "shard_count": superblock.shard_count,
         "slots_per_shard": slots,
     })

@@ -20,6 +20,7 @@ use super::lease::LeaseFuture;
 use super::walk::ExtentDirectory;
 use super::*;
 use crate::extent::flushes::{CoreFlushes, Flushes};
+use crate::extent::groups::Groups;
 use crate::extent::reads::DiskReads;
 use crate::extent::{Column, DiskFiles, DiskIndex, ExtentClass};
 
@@ -152,7 +153,7 @@ pub(super) fn open_sharing(
             (!absent.contains(&index)).then_some(files)
         })
         .collect();
-    let reads = DiskReads::new(&geometry, geometry.columns());
+    let reads = DiskReads::new(&geometry, Rc::new(Groups::one(geometry.m, geometry.columns())));
     let files = ArenaFiles::sharing(geometry, disks, flushes, reads);
     let lessor: Rc<dyn Lessor> = Rc::clone(lessor) as Rc<dyn Lessor>;
     Bodies::new(BodyCore::new(core.clone(), &geometry), files, lessor, ORIGIN)

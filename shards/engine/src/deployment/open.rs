@@ -1,4 +1,4 @@
-//! Opening a formatted set: who is there, who counts, and the epoch that says so.
+//! Opening a formatted deployment: who is there, who counts, and the epoch that says so.
 //!
 //! What a disk says of itself counts only as far as the newest epoch agrees; disks that are missing are left out by the next
 //! one, as long as the rest is enough and nobody can have gone on without it (docs/decisions/0010).
@@ -17,14 +17,14 @@ use super::{
 use crate::extent::members::MemberState;
 use crate::format::superblock::{DiskClass, Member, State, Superblock};
 
-/// A disk of the set that is there.
+/// A disk that is there.
 struct Present {
     path: PathBuf,
     disk: Disk,
     superblock: Superblock,
 }
 
-/// The disks of a set on their way to serve.
+/// The disks of a deployment on their way to serve.
 pub(super) struct Opening<'a> {
     core: &'a Core,
     class: DiskClass,
@@ -55,15 +55,16 @@ impl<'a> Opening<'a> {
         let mut unusable: Vec<_> =
             unreachable.into_iter().map(|(path, error)| (path, error.to_string())).collect();
         let mut ours: Vec<Present> = Vec::new();
+        let mut formatting: Vec<Present> = Vec::new();
         let mut empty = Vec::new();
         for (path, disk, state) in disks {
             match state {
                 DiskState::Foreign { example } => return Err(OpenError::Foreign { path, example }),
                 DiskState::Empty => empty.push((path, disk)),
                 DiskState::Unreadable { reasons } => unusable.push((path, reasons.join("; "))),
-                // A new disk whose formatting was cut off.
+                // A new disk whose formatting was cut off, unless the others count on it already.
                 DiskState::Ours(superblock) if superblock.state == State::Formatting => {
-                    empty.push((path, disk));
+                    formatting.push(Present { path, disk, superblock: *superblock });
                 }
                 DiskState::Ours(superblock) => {
                     if let Some(first) = ours.first()
@@ -77,6 +78,11 @@ impl<'a> Opening<'a> {
         }
         let newest = ours.iter().map(|disk| &disk.superblock).max_by_key(|superblock| superblock.epoch);
         let newest = newest.cloned().ok_or_else(|| OpenError::Layout("no disk was given".to_owned()))?;
+        let is_member =
+            |disk: &Present| newest.members.iter().any(|member| member.disk == disk.superblock.disk);
+        let (members, cut_off): (Vec<_>, Vec<_>) = formatting.into_iter().partition(is_member);
+        ours.extend(members);
+        empty.extend(cut_off.into_iter().map(|disk| (disk.path, disk.disk)));
         let mut present: BTreeMap<usize, Present> = BTreeMap::new();
         for disk in ours {
             let place = newest.members.iter().position(|member| member.disk == disk.superblock.disk);
@@ -153,15 +159,21 @@ impl<'a> Opening<'a> {
 
     /// Whether the disks that hold all they should are enough, and whether the others can have gone on without them.
     fn check(&self, states: &[MemberState]) -> Result<(), OpenError> {
-        let needed = usize::from(self.newest.geometry.k);
-        let in_sync = states.iter().filter(|&&state| state == MemberState::InSync).count();
-        if in_sync < needed {
-            return Err(OpenError::TooFew { in_sync, needed, missing: self.missing(states) });
+        let groups = self.newest.groups();
+        for group in groups.all() {
+            let (in_sync, needed) = (groups.in_sync(group, states), groups.needed(group));
+            if in_sync < needed {
+                return Err(OpenError::TooFew { in_sync, needed, missing: self.missing(states) });
+            }
         }
-        let unseen = |place: &usize| !self.present.contains_key(place) && !self.failed.contains_key(place);
-        let were_in_sync = places_of(&self.newest.members, MemberState::InSync);
-        let elsewhere = were_in_sync.iter().filter(|place| unseen(place)).count();
-        if elsewhere >= needed && self.missing_disks == MissingDisks::MayHaveGoneOn {
+        let unseen = |place: usize| !self.present.contains_key(&place) && !self.failed.contains_key(&place);
+        let elsewhere = |(place, member): (usize, &Member)| match member.state {
+            MemberState::InSync if unseen(place) => MemberState::InSync,
+            _ => MemberState::Out,
+        };
+        let elsewhere: Vec<_> = self.newest.members.iter().enumerate().map(elsewhere).collect();
+        // Not without enough of every group.
+        if groups.are_enough(&elsewhere) && self.missing_disks == MissingDisks::MayHaveGoneOn {
             return Err(OpenError::MayHaveGoneOn { missing: self.missing(states) });
         }
         Ok(())
@@ -244,7 +256,7 @@ impl<'a> Opening<'a> {
                 sequence: 1,
                 state: State::Formatting,
                 disk: next.members[place].disk,
-                disk_index: u8::try_from(place).expect("a set has at most 20 disks"),
+                disk_index: u8::try_from(place).expect("at most 240 disks"),
                 ..next.clone()
             };
             let formatted = format_disk(self.core, &disk, &superblock).await;
@@ -268,7 +280,7 @@ impl<'a> Opening<'a> {
             sequence: disk.superblock.sequence + 1,
             state: State::Ready,
             disk: config.members[place].disk,
-            disk_index: u8::try_from(place).expect("a set has at most 20 disks"),
+            disk_index: u8::try_from(place).expect("at most 240 disks"),
             ..config.clone()
         };
         let file = disk.disk.open_file(SUPERBLOCK_FILE)?;

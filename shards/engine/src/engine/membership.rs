@@ -3,6 +3,8 @@
 //! Only the first core makes epochs, one at a time. Each is durable on every present member before any core hears of it, and
 //! heard of by every core before whoever asked for it goes on (docs/decisions/0010).
 
+mod add;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -22,6 +24,7 @@ use crate::deployment::{
 };
 use crate::error::EngineError;
 use crate::extent::DiskIndex;
+use crate::extent::groups::Groups;
 use crate::extent::members::{Excluder, MemberState, STUCK_AFTER};
 use crate::format::superblock::{State, Superblock};
 use crate::request::{Reply, Request};
@@ -131,20 +134,21 @@ impl Engine {
             for &place in out.keys() {
                 states[place] = MemberState::Out;
             }
-            let in_sync = states.iter().filter(|&&state| state == MemberState::InSync).count();
-            let needed = usize::from(membership.config.borrow().geometry.k);
-            if in_sync < needed {
+            let groups = self.inner.members.groups();
+            let Some(tolerated) = groups.tolerated(&states) else {
+                let group = groups.of(disk);
+                let (in_sync, needed) = (groups.in_sync(group, &states), groups.needed(group));
                 tracing::error!(
                     disk = place,
                     reason,
                     in_sync,
                     needed,
-                    "a disk fails that the set cannot do without"
+                    "a disk fails that its group cannot do without"
                 );
                 return false;
-            }
+            };
             for (&place, reason) in out.iter().filter(|(place, _)| told.insert(**place)) {
-                tracing::error!(disk = place, path = %self.path_of(place), reason, tolerated = in_sync - needed,
+                tracing::error!(disk = place, path = %self.path_of(place), reason, tolerated,
                     "the disk is taken out of the set");
                 membership.distrust(place, self.inner.core.now());
             }
@@ -225,15 +229,17 @@ impl Engine {
 
     async fn tell_members(&self, epoch: u64, states: &[MemberState]) {
         for core in 0..self.inner.core_count {
-            let changed = Request::MembersChanged { epoch, states: states.to_vec() };
+            let groups = self.membership().config.borrow().groups();
+            let changed = Request::MembersChanged { epoch, states: states.to_vec(), groups };
             // A core that is closing needs no members.
             let _closing = self.inner.port.call(CoreId(core), changed).await.is_err();
         }
     }
 
     /// On every core: the members are these from now on.
-    pub(super) fn install_members(&self, epoch: u64, states: &[MemberState]) {
-        self.inner.members.install(epoch, states);
+    pub(super) fn install_members(&self, epoch: u64, states: &[MemberState], groups: Groups) {
+        self.inner.members.install(epoch, states, groups);
+        self.inner.reads.set_groups(self.inner.members.groups());
         for files in self.inner.files.borrow().iter() {
             for (disk, &state) in (0..).map(DiskIndex).zip(states) {
                 if state == MemberState::Out {

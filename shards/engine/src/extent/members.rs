@@ -14,6 +14,7 @@ use std::time::Duration;
 use basalt_reactor::{Buf, Core, File};
 
 use super::DiskIndex;
+use super::groups::Groups;
 use crate::wait::Event;
 
 /// How long a write or a flush may take before the disk counts as failed.
@@ -50,17 +51,19 @@ pub struct Members {
     changing: RefCell<Vec<u32>>,
     /// Reads that were given up on, of disks that the set cannot do without, by disk.
     silent: RefCell<Vec<u32>>,
+    groups: RefCell<Rc<Groups>>,
     changed: Event,
     excluder: RefCell<Option<Excluder>>,
 }
 
 impl Members {
     #[must_use]
-    pub fn new(epoch: u64, states: Vec<MemberState>) -> Rc<Members> {
+    pub fn new(epoch: u64, states: Vec<MemberState>, groups: Groups) -> Rc<Members> {
         let none = RefCell::new(vec![0; states.len()]);
         Rc::new(Members {
             epoch: Cell::new(epoch),
             states: RefCell::new(states),
+            groups: RefCell::new(Rc::new(groups)),
             changing: none.clone(),
             silent: none,
             changed: Event::default(),
@@ -88,24 +91,33 @@ impl Members {
         self.states.borrow().get(usize::from(disk.0)).copied().unwrap_or(MemberState::Out)
     }
 
-    /// Members that hold all that they should.
+    /// Who stands in for whom.
     #[must_use]
-    pub fn in_sync(&self) -> usize {
-        self.states.borrow().iter().filter(|&&state| state == MemberState::InSync).count()
+    pub fn groups(&self) -> Rc<Groups> {
+        Rc::clone(&self.groups.borrow())
     }
 
-    /// What the first core made durable.
-    pub(crate) fn install(&self, epoch: u64, states: &[MemberState]) {
-        debug_assert!(epoch >= self.epoch.get(), "epochs only grow");
+    /// Further disks that may fail, whichever they are, before something is lost; `None` when something is.
+    #[must_use]
+    pub fn tolerated(&self) -> Option<usize> {
+        self.groups.borrow().tolerated(&self.states.borrow())
+    }
+
+    /// What the first core made durable. Disks are only ever added.
+    pub(crate) fn install(&self, epoch: u64, states: &[MemberState], groups: Groups) {
+        debug_assert!(epoch >= self.epoch.get() && states.len() >= self.states.borrow().len());
         self.epoch.set(epoch);
-        self.states.borrow_mut().copy_from_slice(states);
+        self.changing.borrow_mut().resize(states.len(), 0);
+        self.silent.borrow_mut().resize(states.len(), 0);
+        states.clone_into(&mut self.states.borrow_mut());
+        *self.groups.borrow_mut() = Rc::new(groups);
         self.changed.notify();
     }
 
     /// Operations of this core that may still change `disk`: also those that nobody waits for any more.
     #[must_use]
     pub fn changing(&self, disk: DiskIndex) -> u32 {
-        self.changing.borrow()[usize::from(disk.0)]
+        self.changing.borrow().get(usize::from(disk.0)).copied().unwrap_or(0)
     }
 
     /// Counts an operation that changes `disk`, until the result is dropped: by whatever runs it to its end.

@@ -1,6 +1,6 @@
 //! Reads of disks, timed: which disks answer in time, when a read is late, and what becomes of one that nobody waits for.
 //!
-//! One [`DiskReads`] per core knows the disks of a set by the reads of all its shards. A [`DiskRead`] may be dropped while it
+//! One [`DiskReads`] per core knows the disks of a deployment by the reads of all its shards. A [`DiskRead`] may be dropped while it
 //! runs: the kernel still writes to its buffer, so the read goes on by itself, its memory stays accounted until it is
 //! over, and how long it took is learned nevertheless.
 
@@ -16,6 +16,7 @@ use std::time::Duration;
 use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Buf, Core, File, Monotonic};
 
+use super::groups::Groups;
 use super::latency::{HedgeBudget, LATE_MAX, Latencies, Standing, late_after};
 use super::members::STUCK_AFTER;
 use super::{ArenaFiles, Column, DiskIndex, ExtentClass, Geometry};
@@ -49,9 +50,10 @@ pub struct ReadCounts {
 
 /// What one core knows of how its disks answer reads.
 pub struct DiskReads {
-    /// Disks of a set that can be done without.
+    /// Disks of a group that can be done without.
     spare_count: usize,
     disks: RefCell<Vec<DiskState>>,
+    groups: RefCell<Rc<Groups>>,
     /// By size class.
     late_after: Cell<[Duration; 2]>,
     until_measure: Cell<u32>,
@@ -71,16 +73,23 @@ struct DiskState {
 
 impl DiskReads {
     #[must_use]
-    pub fn new(geometry: &Geometry, disk_count: usize) -> Rc<DiskReads> {
+    pub fn new(geometry: &Geometry, groups: Rc<Groups>) -> Rc<DiskReads> {
         Rc::new(DiskReads {
             spare_count: usize::from(geometry.m),
-            disks: RefCell::new(vec![DiskState::default(); disk_count]),
+            disks: RefCell::new(vec![DiskState::default(); groups.disk_count()]),
+            groups: RefCell::new(groups),
             late_after: Cell::new([late_after(Vec::new()); 2]),
             until_measure: Cell::new(READS_PER_MEASURE),
             budget: Cell::default(),
             counts: Cell::default(),
             memory: RefCell::default(),
         })
+    }
+
+    /// The disks are these from now on.
+    pub(crate) fn set_groups(&self, groups: Rc<Groups>) {
+        self.disks.borrow_mut().resize(groups.disk_count(), DiskState::default());
+        *self.groups.borrow_mut() = groups;
     }
 
     /// Has the memory of abandoned reads counted by `memory`.
@@ -104,9 +113,13 @@ impl DiskReads {
     #[must_use]
     pub fn is_avoided(&self, disk: DiskIndex) -> bool {
         let disks = self.disks.borrow();
-        let slow = |disk: &DiskState| disk.standing.is_slow();
-        disks.get(usize::from(disk.0)).is_some_and(slow)
-            && disks.iter().filter(|disk| slow(disk)).count() <= self.spare_count
+        let is_slow = |disk: DiskIndex| disks[usize::from(disk.0)].standing.is_slow();
+        if usize::from(disk.0) >= disks.len() || !is_slow(disk) {
+            return false;
+        }
+        let groups = self.groups.borrow();
+        let together = groups.disks(groups.of(disk));
+        together.into_iter().filter(|&other| is_slow(other)).count() <= self.spare_count
     }
 
     /// Without redundancy there is nobody else to ask, and nothing is timed.

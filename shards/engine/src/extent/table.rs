@@ -39,7 +39,6 @@ struct Slots {
 
 pub(crate) struct ExtentTable {
     geometry: Geometry,
-    disk_count: u8,
     extents: BTreeMap<ExtentId, Extent>,
     slots: BTreeMap<(ExtentClass, DiskIndex), Slots>,
     next_id: u64,
@@ -52,8 +51,8 @@ pub(crate) struct Shortage {
 }
 
 impl ExtentTable {
-    pub(crate) fn new(geometry: Geometry, disk_count: u8, next_id: u64) -> ExtentTable {
-        ExtentTable { geometry, disk_count, extents: BTreeMap::new(), slots: BTreeMap::new(), next_id }
+    pub(crate) fn new(geometry: Geometry, next_id: u64) -> ExtentTable {
+        ExtentTable { geometry, extents: BTreeMap::new(), slots: BTreeMap::new(), next_id }
     }
 
     pub(crate) fn next_id(&self) -> u64 {
@@ -92,12 +91,12 @@ impl ExtentTable {
         self.slots.get(&(class, disk)).map_or(0, |slots| slots.grown)
     }
 
-    /// Extents of `class` that can surely be placed without growing a file, whichever disks they fall to: the least
-    /// that any disk has, because every placement takes at most one slot of a disk.
-    pub(crate) fn free_extents(&self, class: ExtentClass) -> u32 {
+    /// Extents of `class` that can surely be placed on the disks of a group without growing a file, whichever of them they
+    /// fall to: the least that any disk has, because every placement takes at most one slot of a disk.
+    pub(crate) fn free_extents(&self, class: ExtentClass, group: &[DiskIndex]) -> u32 {
         let per_disk =
-            |disk| self.slots.get(&(class, DiskIndex(disk))).map_or(0, |slots| slots.free.len() as u32);
-        (0..self.disk_count).map(per_disk).min().unwrap_or(0)
+            |&disk: &DiskIndex| self.slots.get(&(class, disk)).map_or(0, |slots| slots.free.len() as u32);
+        group.iter().map(per_disk).min().unwrap_or(0)
     }
 
     /// The places of `class` that hold no extent.
@@ -115,7 +114,7 @@ impl ExtentTable {
         }
     }
 
-    /// Takes slots for a new extent. Columns start at a disk that moves on with the id, so that no disk carries
+    /// Takes slots for a new extent on the disks of one group. Columns start at a disk that moves on with the id, so that no disk carries
     /// more parity, log or index than another; where not every disk is needed, those in sync come first, and those that
     /// are out last.
     ///
@@ -124,13 +123,13 @@ impl ExtentTable {
     pub(crate) fn place(
         &mut self,
         class: ExtentClass,
+        group: &[DiskIndex],
         states: &[MemberState],
     ) -> Result<Placement, Shortage> {
         let copies = self.copies(class);
-        let count = usize::from(self.disk_count);
-        let first = (self.next_id % count as u64) as usize;
-        let mut disks = (0..count).map(|i| DiskIndex(((first + i) % count) as u8)).collect::<Vec<_>>();
-        if copies < count {
+        let first = (self.next_id % group.len() as u64) as usize;
+        let mut disks = [&group[first..], &group[..first]].concat();
+        if copies < group.len() {
             disks.sort_by_key(|disk| states[usize::from(disk.0)] as u8);
         }
         disks.truncate(copies);
@@ -229,7 +228,9 @@ mod tests {
 
     const IN_SYNC: [MemberState; 3] = [MemberState::InSync; 3];
 
-    fn table(k: u8, m: u8, disks: u8) -> ExtentTable {
+    const DISKS: [DiskIndex; 3] = [DiskIndex(0), DiskIndex(1), DiskIndex(2)];
+
+    fn table(k: u8, m: u8) -> ExtentTable {
         let geometry = Geometry {
             k,
             m,
@@ -238,36 +239,36 @@ mod tests {
             data_slot_len: 65536,
             table_slot_len: 65536,
         };
-        ExtentTable::new(geometry, disks, 1)
+        ExtentTable::new(geometry, 1)
     }
 
     #[test]
     fn places_columns_on_distinct_disks_and_says_where_room_is_missing() {
-        let mut table = table(2, 1, 3);
-        let shortage = table.place(ExtentClass::Data, &IN_SYNC).expect_err("no file has a slot");
+        let mut table = table(2, 1);
+        let shortage = table.place(ExtentClass::Data, &DISKS, &IN_SYNC).expect_err("no file has a slot");
         assert_eq!(shortage.disks.len(), 3);
         for disk in 0..3 {
             table.set_grown(ExtentClass::Data, DiskIndex(disk), 1);
         }
-        let placement = table.place(ExtentClass::Data, &IN_SYNC).expect("room");
+        let placement = table.place(ExtentClass::Data, &DISKS, &IN_SYNC).expect("room");
         let mut disks = placement.columns.iter().map(|column| column.disk).collect::<Vec<_>>();
         disks.sort();
         assert_eq!(disks, [DiskIndex(0), DiskIndex(1), DiskIndex(2)]);
-        assert!(table.place(ExtentClass::Data, &IN_SYNC).is_err());
+        assert!(table.place(ExtentClass::Data, &DISKS, &IN_SYNC).is_err());
         table.release(&placement);
-        let again = table.place(ExtentClass::Data, &IN_SYNC).expect("room again");
+        let again = table.place(ExtentClass::Data, &DISKS, &IN_SYNC).expect("room again");
         assert_ne!(again.id, placement.id, "an id is never used twice");
     }
 
     #[test]
     fn replicas_move_over_the_disks() {
-        let mut table = table(2, 1, 3);
+        let mut table = table(2, 1);
         for disk in 0..3 {
             table.set_grown(ExtentClass::Log, DiskIndex(disk), 2);
         }
         let mut used = [0; 3];
         for _ in 0..3 {
-            for column in table.place(ExtentClass::Log, &IN_SYNC).expect("room").columns {
+            for column in table.place(ExtentClass::Log, &DISKS, &IN_SYNC).expect("room").columns {
                 used[usize::from(column.disk.0)] += 1;
             }
         }
@@ -276,36 +277,42 @@ mod tests {
 
     #[test]
     fn replicas_avoid_disks_that_are_out_while_there_are_others() {
-        let mut table = table(2, 1, 3);
+        let mut table = table(2, 1);
         for disk in 0..3 {
             table.set_grown(ExtentClass::Log, DiskIndex(disk), 6);
         }
         let mut states = IN_SYNC;
         states[1] = MemberState::Out;
         for _ in 0..3 {
-            let placement = table.place(ExtentClass::Log, &states).expect("room");
+            let placement = table.place(ExtentClass::Log, &DISKS, &states).expect("room");
             assert!(placement.columns.iter().all(|column| column.disk != DiskIndex(1)));
         }
         states[2] = MemberState::Behind;
-        let placement = table.place(ExtentClass::Log, &states).expect("room");
+        let placement = table.place(ExtentClass::Log, &DISKS, &states).expect("room");
         assert_eq!(placement.columns.iter().map(|column| column.disk.0).collect::<Vec<_>>(), [0, 2]);
     }
 
     #[test]
     fn what_counts_as_free_can_be_placed_whichever_disks_are_next() {
         for skipped in 0..3 {
-            let mut table = table(2, 1, 3);
+            let mut table = table(2, 1);
             table.next_id += skipped;
             for (disk, grown) in [(0, 6), (1, 1), (2, 0)] {
                 table.set_grown(ExtentClass::Table, DiskIndex(disk), grown);
             }
-            for left in (0..table.free_extents(ExtentClass::Table)).rev() {
-                assert!(table.place(ExtentClass::Table, &IN_SYNC).is_ok(), "{left} more were promised");
+            for left in (0..table.free_extents(ExtentClass::Table, &DISKS)).rev() {
+                assert!(
+                    table.place(ExtentClass::Table, &DISKS, &IN_SYNC).is_ok(),
+                    "{left} more were promised"
+                );
             }
             table.set_grown(ExtentClass::Table, DiskIndex(1), 3);
             table.set_grown(ExtentClass::Table, DiskIndex(2), 2);
-            for left in (0..table.free_extents(ExtentClass::Table)).rev() {
-                assert!(table.place(ExtentClass::Table, &IN_SYNC).is_ok(), "{left} more were promised");
+            for left in (0..table.free_extents(ExtentClass::Table, &DISKS)).rev() {
+                assert!(
+                    table.place(ExtentClass::Table, &DISKS, &IN_SYNC).is_ok(),
+                    "{left} more were promised"
+                );
             }
         }
     }
@@ -313,9 +320,9 @@ mod tests {
     #[test]
     #[should_panic(expected = "freed twice")]
     fn freeing_twice_is_a_bug() {
-        let mut table = table(1, 0, 1);
+        let mut table = table(1, 0);
         table.set_grown(ExtentClass::Log, DiskIndex(0), 1);
-        let placement = table.place(ExtentClass::Log, &IN_SYNC).expect("room");
+        let placement = table.place(ExtentClass::Log, &DISKS[..1], &IN_SYNC).expect("room");
         table.release(&placement);
         table.release(&placement);
     }

@@ -189,7 +189,7 @@ pub(crate) fn decode_placement(from: &mut Decoder<'_>) -> Result<Placement, Deco
         got => return Err(DecodeError::Invalid { field: "extent class", got: got.into() }),
     };
     let count = from.u8("columns")?;
-    if usize::from(count) > super::superblock::MEMBER_COUNT_MAX {
+    if usize::from(count) > super::superblock::SET_WIDTH_MAX {
         return Err(DecodeError::TooLarge { field: "columns", got: count.into(), max: 20 });
     }
     let columns = (0..count)

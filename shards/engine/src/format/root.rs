@@ -7,7 +7,6 @@
 use super::codec::{DecodeError, Decoder, Encoder};
 use super::frame::{self, FrameError};
 use super::record::{decode_placement, encode_placement};
-use super::superblock::MEMBER_COUNT_MAX;
 use crate::extent::{DiskIndex, ExtentId, Placement};
 
 /// Bytes of one copy; A at 0, B here.
@@ -15,6 +14,9 @@ pub const ROOT_COPY_LEN: usize = 4096;
 
 /// Table extents one manifest may span.
 pub const MANIFEST_EXTENT_COUNT_MAX: usize = 16;
+
+/// Disks whose rebuilding a root can keep the position of; further ones begin anew after a restart.
+pub const REBUILD_COUNT_MAX: usize = 32;
 
 const MAGIC: [u8; 8] = *b"BSLTROOT";
 const VERSION: u16 = 2;
@@ -65,7 +67,7 @@ impl Root {
     /// If the manifest spans more extents than a root can name.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        assert!(self.manifest.len() <= MANIFEST_EXTENT_COUNT_MAX);
+        assert!(self.manifest.len() <= MANIFEST_EXTENT_COUNT_MAX && self.rebuilds.len() <= REBUILD_COUNT_MAX);
         let mut out = Encoder::new();
         out.raw(&self.deployment);
         out.u16(self.shard);
@@ -129,7 +131,7 @@ impl Root {
             rebuilds: Vec::new(),
         };
         if version > 1 {
-            for _ in 0..from.count("rebuilds", MEMBER_COUNT_MAX)? {
+            for _ in 0..from.count("rebuilds", REBUILD_COUNT_MAX)? {
                 root.rebuilds.push(Rebuild {
                     disk: DiskIndex(from.u8("rebuilt disk")?),
                     joined: from.u64("rebuild epoch")?,

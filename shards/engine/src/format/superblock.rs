@@ -1,4 +1,4 @@
-//! The superblock: who a disk is, which set it belongs to, and how the set is laid out.
+//! The superblock: who a disk is, which deployment it belongs to, and how that is laid out.
 //!
 //! Two copies, A and B, in the file `superblock` of each disk. The copy with the higher sequence is the newest; a new
 //! one always overwrites the other, so the newest valid copy is never at risk.
@@ -11,6 +11,7 @@ use super::codec::{DecodeError, Decoder, Encoder};
 use super::frame::{self, FrameError};
 use crate::body::layout::STRIP_LEN_MAX;
 use crate::extent::Geometry;
+use crate::extent::groups::{GroupIndex, GroupRole, Groups};
 use crate::extent::members::MemberState;
 
 /// Bytes reserved for one copy; A starts at 0, B here.
@@ -19,8 +20,11 @@ pub const SUPERBLOCK_COPY_LEN: usize = 64 << 10;
 /// Slots the keyspace is hashed into.
 pub const HASH_SLOT_COUNT: usize = 4096;
 
-/// Disks one set may have.
-pub const MEMBER_COUNT_MAX: usize = 20;
+/// Disks one erasure set may have.
+pub const SET_WIDTH_MAX: usize = 20;
+
+/// Disks one deployment may have.
+pub const MEMBER_COUNT_MAX: usize = 240;
 
 /// Shards one deployment may have.
 pub const SHARD_COUNT_MAX: usize = 1024;
@@ -32,9 +36,9 @@ pub const CODE_REED_SOLOMON_SIMD: u8 = 1;
 pub const HASH_SIP13_128: u8 = 1;
 
 const MAGIC: [u8; 8] = *b"BSLTSUPR";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
-/// A disk is of use only once every member of its set was formatted.
+/// A disk is of use only once everyone formatted together with it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
@@ -50,11 +54,13 @@ pub enum DiskClass {
     Rotational = 2,
 }
 
-/// One disk of the set.
+/// One disk of the deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub disk: [u8; 16],
     pub class: DiskClass,
+    /// The disks it stands together with.
+    pub group: GroupIndex,
     pub state: MemberState,
     /// It is the root of a file system of its own, so that its path holds another one's files when it is not mounted.
     pub own_filesystem: bool,
@@ -70,6 +76,7 @@ pub struct Superblock {
     pub sequence: u64,
     pub state: State,
     pub deployment: [u8; 16],
+    /// Of everything that starts together: its member list and its epochs.
     pub set: [u8; 16],
     pub disk: [u8; 16],
     /// This disk's place in `members`.
@@ -83,9 +90,26 @@ pub struct Superblock {
     pub slot_map: Vec<u16>,
     pub epoch: u64,
     pub members: Vec<Member>,
+    /// What the disks of each group hold.
+    pub groups: Vec<GroupRole>,
+    /// By shard, the group that its log, tables and roots lie on.
+    pub homes: Vec<GroupIndex>,
 }
 
 impl Superblock {
+    /// The groups of disks.
+    #[must_use]
+    pub fn groups(&self) -> Groups {
+        let of_disk = self.members.iter().map(|member| member.group).collect();
+        Groups::new(self.geometry.m, self.groups.clone(), of_disk)
+    }
+
+    /// The group that `shard` is at home in.
+    #[must_use]
+    pub fn home_of(&self, shard: u16) -> GroupIndex {
+        self.homes[usize::from(shard)]
+    }
+
     /// The shard that owns `name` in `bucket`; a bucket's own record goes by bucket 0 and its name.
     #[must_use]
     pub fn shard_of(&self, bucket: u64, name: &[u8]) -> u16 {
@@ -129,12 +153,20 @@ impl Superblock {
             out.u8(member.class as u8);
             out.u8(member.state as u8);
             out.u8(u8::from(member.own_filesystem));
-            out.raw(&[0; 5]);
+            out.u8(member.group.0);
+            out.raw(&[0; 4]);
             out.u64(member.epoch_last);
             out.u64(member.joined);
         }
         for &shard in &self.slot_map {
             out.u16(shard);
+        }
+        out.count(self.groups.len());
+        for &role in &self.groups {
+            out.u8(role as u8);
+        }
+        for home in &self.homes {
+            out.u8(home.0);
         }
         let bytes = frame::seal(MAGIC, VERSION, &out.finish());
         assert!(bytes.len() <= SUPERBLOCK_COPY_LEN);
@@ -181,7 +213,7 @@ impl Superblock {
             data_slot_len: from.u64("data slot length")?,
             table_slot_len: from.u64("table slot length")?,
         };
-        if k == 0 || geometry.columns() > MEMBER_COUNT_MAX {
+        if k == 0 || geometry.columns() > SET_WIDTH_MAX {
             return Err(DecodeError::Invalid { field: "k", got: k.into() });
         }
         if geometry.strip_len > STRIP_LEN_MAX {
@@ -225,10 +257,11 @@ impl Superblock {
                 1 => true,
                 got => return Err(DecodeError::Invalid { field: "member file system", got: got.into() }),
             };
-            from.raw("member reserved", 5)?;
+            let group = GroupIndex(from.u8("member group")?);
+            from.raw("member reserved", 4)?;
             let epoch_last = from.u64("member epoch")?;
             let joined = if version == 1 { 0 } else { from.u64("member joined")? };
-            members.push(Member { disk, class, state, own_filesystem, epoch_last, joined });
+            members.push(Member { disk, class, group, state, own_filesystem, epoch_last, joined });
         }
         let mut slot_map = Vec::with_capacity(HASH_SLOT_COUNT);
         for _ in 0..HASH_SLOT_COUNT {
@@ -238,7 +271,13 @@ impl Superblock {
             }
             slot_map.push(shard);
         }
+        // Before version 3 there was one set.
+        let (mut groups, mut homes) = (vec![GroupRole::Set], vec![GroupIndex(0); usize::from(shard_count)]);
+        if version > 2 {
+            (groups, homes) = decode_groups(&mut from, shard_count)?;
+        }
         from.end()?;
+        check_groups(&groups, &homes, &members)?;
         Ok(Superblock {
             sequence,
             state,
@@ -254,8 +293,47 @@ impl Superblock {
             slot_map,
             epoch,
             members,
+            groups,
+            homes,
         })
     }
+}
+
+fn decode_groups(
+    from: &mut Decoder<'_>,
+    shard_count: u16,
+) -> Result<(Vec<GroupRole>, Vec<GroupIndex>), DecodeError> {
+    let mut groups = Vec::new();
+    for _ in 0..from.count("groups", MEMBER_COUNT_MAX)? {
+        groups.push(match from.u8("group role")? {
+            1 => GroupRole::Set,
+            2 => GroupRole::Metadata,
+            got => return Err(DecodeError::Invalid { field: "group role", got: got.into() }),
+        });
+    }
+    let homes = (0..shard_count).map(|_| Ok(GroupIndex(from.u8("home")?)));
+    let homes = homes.collect::<Result<_, DecodeError>>()?;
+    Ok((groups, homes))
+}
+
+/// Whether every disk and every shard has a group, and every group a disk.
+fn check_groups(groups: &[GroupRole], homes: &[GroupIndex], members: &[Member]) -> Result<(), DecodeError> {
+    let exists = |group: &GroupIndex| usize::from(group.0) < groups.len();
+    if let Some(member) = members.iter().find(|member| !exists(&member.group)) {
+        return Err(DecodeError::Invalid { field: "member group", got: member.group.0.into() });
+    }
+    if let Some(home) = homes.iter().find(|home| !exists(home)) {
+        return Err(DecodeError::Invalid { field: "home", got: home.0.into() });
+    }
+    let empty =
+        (0..groups.len()).find(|&group| members.iter().all(|member| usize::from(member.group.0) != group));
+    if let Some(group) = empty {
+        return Err(DecodeError::Invalid { field: "group without disks", got: group as u64 });
+    }
+    if !groups.contains(&GroupRole::Set) {
+        return Err(DecodeError::Invalid { field: "groups without a set", got: groups.len() as u64 });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -288,6 +366,7 @@ pub(crate) mod tests {
                 Member {
                     disk: [5; 16],
                     class: DiskClass::Flash,
+                    group: GroupIndex(1),
                     state: MemberState::InSync,
                     own_filesystem: true,
                     epoch_last: 9,
@@ -296,12 +375,15 @@ pub(crate) mod tests {
                 Member {
                     disk: [3; 16],
                     class: DiskClass::Rotational,
+                    group: GroupIndex(0),
                     state: MemberState::Behind,
                     own_filesystem: false,
                     epoch_last: 8,
                     joined: 9,
                 },
             ],
+            groups: vec![GroupRole::Set, GroupRole::Metadata],
+            homes: vec![GroupIndex(1), GroupIndex(1)],
         }
     }
 

@@ -42,6 +42,8 @@ pub(super) struct MemberFiles {
 pub(super) struct ShardFiles {
     pub(super) shard: u16,
     pub(super) geometry: Geometry,
+    /// Disks that the shard's log, tables and roots lie on.
+    pub(super) home: Vec<DiskIndex>,
     pub(super) members: Vec<Option<MemberFiles>>,
 }
 
@@ -68,7 +70,8 @@ impl ShardFiles {
             })
         };
         let members = set.members.iter().map(|&disk| open(disk)).collect();
-        ShardFiles { shard, geometry: set.superblock.geometry, members }
+        let home = set.superblock.groups().disks(set.superblock.home_of(shard));
+        ShardFiles { shard, geometry: set.superblock.geometry, home, members }
     }
 
     /// The arena file that holds `column`, and where in it; `None` when the disk is not at hand.
@@ -124,8 +127,8 @@ pub(super) struct RootCopy {
 /// Both copies on every disk at hand.
 pub(super) async fn read_roots(core: &Core, set: &OfflineSet, files: &ShardFiles) -> Vec<RootCopy> {
     let mut copies = Vec::new();
-    for (disk, files) in (0..).map(DiskIndex).zip(&files.members) {
-        let Some(own) = files else { continue };
+    for &disk in &files.home {
+        let Some(own) = &files.members[usize::from(disk.0)] else { continue };
         for copy in 0..2u8 {
             let root = match &own.root {
                 Ok(file) => read_root(core, file, copy).await,

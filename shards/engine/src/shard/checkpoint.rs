@@ -19,7 +19,7 @@ use crate::error::EngineError;
 use crate::extent::members::{MemberState, Outcome};
 use crate::extent::{DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::format::manifest::{ExtentEntry, Manifest};
-use crate::format::root::{MANIFEST_EXTENT_COUNT_MAX, ROOT_COPY_LEN, Root};
+use crate::format::root::{MANIFEST_EXTENT_COUNT_MAX, REBUILD_COUNT_MAX, ROOT_COPY_LEN, Root};
 use crate::index::ObsoleteTable;
 use crate::mutant::Mutant;
 
@@ -202,7 +202,7 @@ impl Shard {
                     log: boundary.log,
                     next_extent: boundary.next_extent,
                     clock_floor: self.clock.get(),
-                    rebuilds: self.rebuilds_under_way(),
+                    rebuilds: self.rebuilds_under_way().into_iter().take(REBUILD_COUNT_MAX).collect(),
                 };
                 self.write_root(root).await.map(|root| (old, root))
             }
@@ -359,7 +359,7 @@ impl Shard {
     async fn write_root_copy(&self, root: &Root) -> Result<(), EngineError> {
         let bytes = root.encode();
         let offset = (root.sequence & 1) * ROOT_COPY_LEN as u64;
-        for disk in (0..self.files.disk_count()).map(DiskIndex) {
+        for disk in self.files.home_disks() {
             if self.files.members().state(disk) == MemberState::Out {
                 continue;
             }

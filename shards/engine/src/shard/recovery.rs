@@ -19,6 +19,7 @@ use crate::body::DeviceError;
 use crate::buckets::Buckets;
 use crate::checksum::crc32c;
 use crate::error::EngineError;
+use crate::extent::groups::GroupIndex;
 use crate::extent::members::MemberState;
 use crate::extent::table::ExtentTable;
 use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId};
@@ -45,7 +46,8 @@ pub(crate) struct ShardContext {
     pub(crate) id: u16,
     pub(crate) deployment: [u8; 16],
     pub(crate) epoch: u64,
-    pub(crate) shard_count: u16,
+    /// By shard, the group that it is at home in.
+    pub(crate) homes: Vec<GroupIndex>,
     pub(crate) files: Rc<ArenaFiles>,
     pub(crate) buckets: Rc<Buckets>,
     /// Bytes that the index may take for memtables and cache, roughly.
@@ -69,8 +71,7 @@ impl Shard {
         settle_roots(&context).await?;
         let root = newest_root(&context).await?;
         let manifest = read_manifest(&context, &root).await?;
-        let mut table =
-            ExtentTable::new(*context.files.geometry(), context.files.disk_count(), root.next_extent);
+        let mut table = ExtentTable::new(*context.files.geometry(), root.next_extent);
         count_slots(&context, &mut table)?;
         for placement in &root.manifest {
             table.occupy(placement);
@@ -85,7 +86,12 @@ impl Shard {
         for placement in index_manifest.placements() {
             table.occupy(placement);
         }
-        let space = Space::new(context.core.clone(), Rc::clone(&context.files), context.shard_count, table);
+        let space = Space::new(
+            context.core.clone(),
+            Rc::clone(&context.files),
+            (context.id, context.homes.clone()),
+            table,
+        );
         let repairs = Rc::new(Repairs::default());
         let index = Index::open(
             context.core.clone(),
@@ -379,7 +385,7 @@ async fn settle_roots(context: &ShardContext) -> Result<(), EngineError> {
 
 /// The root files of the disks that are believed.
 fn root_files(context: &ShardContext) -> Vec<(DiskIndex, File)> {
-    let disks = (0..context.files.disk_count()).map(DiskIndex);
+    let disks = context.files.home_disks().into_iter();
     disks
         .filter(|&disk| context.files.members().state(disk) == MemberState::InSync)
         .filter_map(|disk| context.files.disk(disk).map(|files| (disk, files.root.clone())))

@@ -3,6 +3,8 @@
 //! Files grow one slot at a time. A reserve of the disk is kept back from bodies and ever less from log and index, so
 //! that a full disk still takes deletes, checkpoints and one compaction step, which is what gives space back.
 
+mod sets;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
@@ -10,8 +12,10 @@ use std::rc::Rc;
 
 use basalt_reactor::{Core, File};
 
+use self::sets::Room;
 use crate::body::DeviceError;
 use crate::error::EngineError;
+use crate::extent::groups::{GroupIndex, GroupRole};
 use crate::extent::members::MemberState;
 use crate::extent::table::ExtentTable;
 use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId, Placement};
@@ -45,7 +49,9 @@ pub(crate) enum Claim {
 pub(crate) struct Space {
     core: Core,
     files: Rc<ArenaFiles>,
-    shard_count: u64,
+    shard: u16,
+    /// By shard, where its log and its tables lie.
+    homes: Vec<GroupIndex>,
     pub(crate) extents: RefCell<ExtentTable>,
     /// One grower per class at a time.
     growing: Rc<KeyLocks>,
@@ -61,13 +67,14 @@ impl Space {
     pub(crate) fn new(
         core: Core,
         files: Rc<ArenaFiles>,
-        shard_count: u16,
+        (shard, homes): (u16, Vec<GroupIndex>),
         extents: ExtentTable,
     ) -> Rc<Space> {
         Rc::new(Space {
             core,
             files,
-            shard_count: u64::from(shard_count),
+            shard,
+            homes,
             extents: RefCell::new(extents),
             growing: Rc::default(),
             tables: RefCell::default(),
@@ -85,11 +92,13 @@ impl Space {
         self.full.set(full);
     }
 
-    /// Looks again whether bodies may come in: some disk has less than the reserve, and no log slots are free instead.
+    /// Looks again whether bodies may come in: some disk of the log has less than the reserve, and no log slots are free
+    /// instead.
     pub(crate) fn refresh_full(&self) {
-        let reserve = self.reserve_len(ExtentClass::Data);
-        let low = self.has_less(reserve);
-        let log_slots = self.extents.borrow().free_extents(ExtentClass::Log);
+        let home = self.files.home_disks();
+        let reserve = self.reserve_len(ExtentClass::Data, self.files.home());
+        let low = self.has_less(&home, reserve);
+        let log_slots = self.extents.borrow().free_extents(ExtentClass::Log, &home);
         self.full.set(low && u64::from(log_slots) < LOG_SLOT_RESERVE);
     }
 
@@ -111,37 +120,58 @@ impl Space {
 
     /// Whether log extents come from free slots alone, and those are nearly spent.
     pub(crate) fn is_log_low(&self) -> bool {
-        let slots = u64::from(self.extents.borrow().free_extents(ExtentClass::Log));
+        let home = self.files.home_disks();
+        let slots = u64::from(self.extents.borrow().free_extents(ExtentClass::Log, &home));
         let slot_len = self.files.geometry().log_slot_len;
-        let reserve = self.reserve_len(ExtentClass::Log) + slot_len * LOG_SLOT_RESERVE;
-        slots <= LOG_SLOT_RESERVE && self.has_less(reserve)
+        let reserve = self.reserve_len(ExtentClass::Log, self.files.home()) + slot_len * LOG_SLOT_RESERVE;
+        slots <= LOG_SLOT_RESERVE && self.has_less(&home, reserve)
     }
 
-    /// Whether some disk has less than `len` bytes available. One that cannot say will say so when it is written to.
-    fn has_less(&self, len: u64) -> bool {
-        (0..self.files.disk_count())
-            .filter_map(|disk| self.files.disk(DiskIndex(disk)))
-            .any(|files| files.disk.space().is_ok_and(|space| space.available < len))
+    /// Whether one of `disks` has less than `len` bytes available. One that cannot say will say so when it is written to.
+    fn has_less(&self, disks: &[DiskIndex], len: u64) -> bool {
+        let mut files = disks.iter().filter_map(|&disk| self.files.disk(disk));
+        files.any(|files| files.disk.space().is_ok_and(|space| space.available < len))
     }
 
-    /// Whether a data extent can be taken so that one more can be, by a collection step.
+    /// Whether a data extent can be taken from some set so that one more can be, by a collection step.
     pub(crate) fn leaves_reserve(&self, claim: Claim) -> bool {
-        let free = self.extents.borrow().free_extents(ExtentClass::Data);
+        self.files.members().groups().sets().any(|set| self.leaves_reserve_on(set, claim))
+    }
+
+    fn leaves_reserve_on(&self, set: GroupIndex, claim: Claim) -> bool {
+        let disks = self.files.members().groups().disks(set);
+        let free = self.extents.borrow().free_extents(ExtentClass::Data, &disks);
         if claim == Claim::Collection || free > DATA_SLOT_RESERVE {
             return true;
         }
         let grown = if free == 0 { self.files.geometry().data_slot_len } else { 0 };
-        !self.has_less(self.reserve_for(claim) + grown)
+        !self.has_less(&disks, self.reserve_for(claim, set) + grown)
     }
 
-    /// Bytes of a disk that growing the data arena leaves available.
-    fn reserve_for(&self, claim: Claim) -> u64 {
+    /// Bytes of a disk of `set` that growing the data arena leaves available.
+    fn reserve_for(&self, claim: Claim, set: GroupIndex) -> u64 {
         match claim {
-            Claim::Clients => self.reserve_len(ExtentClass::Data),
-            Claim::Repacking => self.reserve_len(ExtentClass::Log),
+            Claim::Clients => self.reserve_len(ExtentClass::Data, set),
+            Claim::Repacking => self.reserve_len(ExtentClass::Log, set),
             // What is kept for the steps of other shards is not this one's.
-            Claim::Collection => self.reserve_len(ExtentClass::Log) - self.files.geometry().data_slot_len,
+            Claim::Collection => {
+                self.reserve_len(ExtentClass::Log, set) - self.files.geometry().data_slot_len
+            }
         }
+    }
+
+    /// What there is of each set, for the choice of where a data extent goes.
+    fn rooms(&self) -> Vec<Room> {
+        let groups = self.files.members().groups();
+        let slot_len = self.files.geometry().data_slot_len;
+        let room = |set| {
+            let disks = groups.disks(set);
+            let slots = u64::from(self.extents.borrow().free_extents(ExtentClass::Data, &disks));
+            let spaces = disks.iter().filter_map(|&disk| self.files.disk(disk)?.disk.space().ok());
+            let least = spaces.map(|space| (space.available, space.total)).min().unwrap_or((0, 0));
+            Room { set, available: least.0 + slots * slot_len, total: least.1.max(1) }
+        };
+        groups.sets().map(room).collect()
     }
 
     /// A new data extent.
@@ -149,10 +179,25 @@ impl Space {
     /// # Errors
     /// As [`Space::allocate`].
     pub(crate) async fn allocate_data(&self, claim: Claim) -> Result<Placement, EngineError> {
-        if !self.leaves_reserve(claim) {
-            return Err(EngineError::NoSpace);
+        let groups = self.files.members().groups();
+        let shard_count = self.homes.len();
+        let order = match groups.sets().count() {
+            1 => groups.sets().collect(),
+            _ => {
+                let next = self.extents.borrow().next_id();
+                sets::order(&self.rooms(), usize::from(self.shard), shard_count, next)
+            }
+        };
+        for set in order {
+            if !self.leaves_reserve_on(set, claim) {
+                continue;
+            }
+            let placed = self.allocate_leaving(ExtentClass::Data, set, self.reserve_for(claim, set)).await;
+            if !matches!(placed, Err(EngineError::NoSpace)) {
+                return placed;
+            }
         }
-        self.allocate_leaving(ExtentClass::Data, self.reserve_for(claim)).await
+        Err(EngineError::NoSpace)
     }
 
     /// A new extent of class log or table, growing arena files when no slot is free.
@@ -160,13 +205,20 @@ impl Space {
     /// # Errors
     /// [`EngineError::NoSpace`], or the device's error.
     pub(crate) async fn allocate(&self, class: ExtentClass) -> Result<Placement, EngineError> {
-        self.allocate_leaving(class, self.reserve_len(class)).await
+        let home = self.files.home();
+        self.allocate_leaving(class, home, self.reserve_len(class, home)).await
     }
 
-    async fn allocate_leaving(&self, class: ExtentClass, reserve: u64) -> Result<Placement, EngineError> {
+    async fn allocate_leaving(
+        &self,
+        class: ExtentClass,
+        group: GroupIndex,
+        reserve: u64,
+    ) -> Result<Placement, EngineError> {
+        let disks = self.files.members().groups().disks(group);
         loop {
             let states = self.files.members().states();
-            let shortage = match self.extents.borrow_mut().place(class, &states) {
+            let shortage = match self.extents.borrow_mut().place(class, &disks, &states) {
                 Ok(placement) => return Ok(placement),
                 Err(shortage) => shortage,
             };
@@ -179,27 +231,33 @@ impl Space {
 
     /// Makes room for `count` table extents, so that the index finds slots without waiting.
     pub(crate) async fn reserve_tables(&self, count: u32) -> Result<(), EngineError> {
-        while self.extents.borrow().free_extents(ExtentClass::Table) < count {
+        let home = self.files.home_disks();
+        while self.extents.borrow().free_extents(ExtentClass::Table, &home) < count {
             let _one = self.growing.lock(&[ExtentClass::Table as u8]).await;
-            for disk in 0..self.files.disk_count() {
-                self.grow(ExtentClass::Table, DiskIndex(disk), 0).await?;
+            for &disk in &home {
+                self.grow(ExtentClass::Table, disk, 0).await?;
             }
         }
         Ok(())
     }
 
-    /// Bytes of a disk that growing `class` must leave available.
-    fn reserve_len(&self, class: ExtentClass) -> u64 {
+    /// Bytes of a disk of `group` that growing `class` must leave available.
+    fn reserve_len(&self, class: ExtentClass, group: GroupIndex) -> u64 {
         let geometry = self.files.geometry();
-        let tables = geometry.table_slot_len * TABLE_SLOT_RESERVE;
-        let step = geometry.data_slot_len * u64::from(DATA_SLOT_RESERVE);
-        let per_shard = match class {
-            ExtentClass::Data => tables + step + geometry.log_slot_len * LOG_SLOT_RESERVE,
+        let at_home = match class {
+            ExtentClass::Data => {
+                geometry.table_slot_len * TABLE_SLOT_RESERVE + geometry.log_slot_len * LOG_SLOT_RESERVE
+            }
             // Deletes go on into the rest, and it comes back with the next checkpoint.
-            ExtentClass::Log => geometry.table_slot_len * TABLE_SLOT_RESERVE_OF_LOG + step,
-            ExtentClass::Table => 0,
+            ExtentClass::Log => geometry.table_slot_len * TABLE_SLOT_RESERVE_OF_LOG,
+            ExtentClass::Table => return 0,
         };
-        per_shard * self.shard_count
+        let step = match self.files.members().groups().role(group) {
+            GroupRole::Set => geometry.data_slot_len * u64::from(DATA_SLOT_RESERVE),
+            GroupRole::Metadata => 0,
+        };
+        let shards_at_home = self.homes.iter().filter(|&&home| home == group).count() as u64;
+        at_home * shards_at_home + step * self.homes.len() as u64
     }
 
     /// Frees the slots of a table that no durable root and no reader needs any more.
@@ -278,8 +336,9 @@ fn failed(class: ExtentClass, disk: DiskIndex, error: &io::Error) -> EngineError
 
 impl TableAllocator for Space {
     fn allocate(&self) -> Result<Placement, NoSpace> {
-        let states = self.files.members().states();
-        let placement = self.extents.borrow_mut().place(ExtentClass::Table, &states).map_err(|_| NoSpace)?;
+        let (home, states) = (self.files.home_disks(), self.files.members().states());
+        let placed = self.extents.borrow_mut().place(ExtentClass::Table, &home, &states);
+        let placement = placed.map_err(|_| NoSpace)?;
         self.tables.borrow_mut().insert(placement.id, placement.clone());
         Ok(placement)
     }

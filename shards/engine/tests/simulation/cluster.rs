@@ -1,5 +1,6 @@
 //! A deployment in the simulated world: disks, locks, one engine per virtual core.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,12 @@ use basalt_reactor::{Core, Disk, mesh};
 pub(crate) struct Layout {
     pub(crate) k: u8,
     pub(crate) m: u8,
+    /// Erasure sets of k+m disks.
+    pub(crate) sets: u8,
+    /// Disks for log and index alone.
+    pub(crate) metadata: u8,
+    /// Disks that are there and no members, until they are added.
+    pub(crate) spare: u8,
     pub(crate) shards: u16,
     pub(crate) strip_len: u32,
 }
@@ -24,25 +31,49 @@ pub(crate) struct Layout {
 impl Layout {
     pub(crate) fn draw(random: &mut Random) -> Layout {
         let (k, m) = [(1, 0), (1, 0), (1, 1), (2, 1), (2, 2)][random.below(5) as usize];
-        Layout::of(k, m, random)
+        let layout = Layout::of(k, m, random);
+        if random.below(3) == 0 { layout.in_groups(random) } else { layout }
     }
 
     pub(crate) fn of(k: u8, m: u8, random: &mut Random) -> Layout {
         let strip_len = if random.coin() { 4096 } else { 8192 };
-        Layout { k, m, shards: 1 + random.below(3) as u16, strip_len }
+        Layout { k, m, sets: 1, metadata: 0, spare: 0, shards: 1 + random.below(3) as u16, strip_len }
+    }
+
+    /// The same with more disks: several sets, or disks for log and index, or both.
+    pub(crate) fn in_groups(self, random: &mut Random) -> Layout {
+        let sets = 1 + random.below(3) as u8;
+        let metadata = if sets == 1 || random.coin() { self.m + 1 + random.below(2) as u8 } else { 0 };
+        Layout { sets, metadata, ..self }
     }
 
     pub(crate) fn disk_count(self) -> usize {
-        usize::from(self.k) + usize::from(self.m)
+        usize::from(self.sets) * usize::from(self.k + self.m) + usize::from(self.metadata)
+    }
+
+    /// Disks that a shard's log, tables and roots lie on.
+    pub(crate) fn home_of(self, shard: u16) -> Range<usize> {
+        let width = usize::from(self.k + self.m);
+        let data_count = usize::from(self.sets) * width;
+        if self.metadata > 0 {
+            return data_count..self.disk_count();
+        }
+        let set = usize::from(shard % u16::from(self.sets));
+        set * width..(set + 1) * width
     }
 
     pub(crate) fn disk_names(self) -> Vec<String> {
         (0..self.disk_count()).map(|disk| format!("disk{disk}")).collect()
     }
 
+    pub(crate) fn spare_names(self) -> Vec<String> {
+        (0..self.spare).map(|disk| format!("spare{disk}")).collect()
+    }
+
     /// A world with this layout's disks, of `capacity` bytes each.
     pub(crate) fn world(self, seed: u64, capacity: u64) -> World {
-        let disks = self.disk_names().iter().map(|name| DiskConfig::new(name, capacity)).collect();
+        let names = [self.disk_names(), self.spare_names()].concat();
+        let disks = names.iter().map(|name| DiskConfig::new(name, capacity)).collect();
         World::new(seed, Config { disks, arena_len: 16 << 20, ..Config::default() })
     }
 
@@ -91,7 +122,12 @@ impl Cluster {
         missing: MissingDisks,
     ) -> Result<Cluster, String> {
         let core = &cores[0];
-        let paths = layout.disk_names().into_iter().map(PathBuf::from).collect::<Vec<_>>();
+        let mut paths = layout.disk_names().into_iter().map(PathBuf::from).collect::<Vec<_>>();
+        let is_formatted =
+            |path| Disk::open(core, path).is_ok_and(|disk| disk.open_file("superblock").is_ok());
+        if paths.iter().any(|path| is_formatted(path)) {
+            paths.extend(layout.spare_names().into_iter().map(PathBuf::from));
+        }
         let mut locks = Vec::new();
         for path in &paths {
             // One that is not there may be missed or not.
@@ -102,6 +138,7 @@ impl Cluster {
             shard_count: layout.shards,
             erasure: Some((layout.k, layout.m)),
             geometry: Some(layout.geometry()),
+            metadata: (layout.metadata > 0).then_some((layout.metadata.into(), DiskClass::Flash)),
         };
         let deployment = Deployment::prepare_without(core, &paths, DiskClass::Flash, &options, missing)
             .await

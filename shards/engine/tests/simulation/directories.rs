@@ -56,7 +56,7 @@ pub(crate) async fn check_directories(
 /// The parts of an upload are told by upload and number, and stay described when they have become an object.
 #[test]
 fn parts_say_which_they_are() {
-    let layout = Layout { k: 2, m: 1, shards: 2, strip_len: 4096 };
+    let layout = Layout { k: 2, m: 1, sets: 1, metadata: 0, spare: 0, shards: 2, strip_len: 4096 };
     let mut world = layout.world(1, 96 << 20);
     let disks: Vec<DiskHandle> = layout.disk_names().iter().map(|name| world.disk(name)).collect();
     let cores = world.boot(2);

@@ -12,6 +12,7 @@ mod crashes;
 mod damage;
 mod directories;
 mod faults;
+mod growth;
 mod members;
 mod model;
 mod mutants;
@@ -122,6 +123,12 @@ fn up_to_m_disks_leave_and_no_client_notices() {
 #[test]
 fn disks_that_return_or_are_replaced_are_rebuilt_under_load() {
     let total = run_all(12, members::disks_return);
+    must_reach(total.acknowledged > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn a_set_is_added_under_load_or_not_at_all() {
+    let total = run_all(12, growth::set_is_added);
     must_reach(total.acknowledged > 0 && total.verified > 0, &total);
 }
 

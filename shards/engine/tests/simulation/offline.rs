@@ -16,7 +16,7 @@ use crate::client::Shared;
 use crate::cluster::Layout;
 use crate::damage::{CAPACITY, reopen, work};
 
-const LAYOUT: Layout = Layout { k: 2, m: 2, shards: 2, strip_len: 8192 };
+const LAYOUT: Layout = Layout { k: 2, m: 2, sets: 1, metadata: 0, spare: 0, shards: 2, strip_len: 8192 };
 
 /// A deployment that clients have written to, and that nobody runs any more.
 struct Filled {

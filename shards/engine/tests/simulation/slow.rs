@@ -61,7 +61,7 @@ async fn get(client: &Client, contents: &[Content], random: &mut Random, count: 
 /// One disk slowed by 200 ms, then one that is stuck, under an index that must be read from disk too.
 pub(crate) fn slow_disk(seed: u64) -> Outcome {
     let mut random = Random::new(seed ^ 0x510);
-    let layout = Layout { k: 4, m: 2, shards: 2, strip_len: 8192 };
+    let layout = Layout { k: 4, m: 2, sets: 1, metadata: 0, spare: 0, shards: 2, strip_len: 8192 };
     let mut world = layout.world(seed, 96 << 20);
     let shared = Shared::new();
     let contents: Vec<Content> = (0..KEY_COUNT).map(|index| content(index, &mut random)).collect();

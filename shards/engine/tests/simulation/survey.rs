@@ -146,7 +146,7 @@ pub(crate) fn index(layout: Layout, snapshot: &Snapshot) -> Vec<Structure> {
     for shard in 0..layout.shards {
         let (root, _, tables) = root_of(layout, snapshot, shard);
         for copy in 0..2 {
-            let places = (0..layout.disk_count()).map(|disk| (disk, copy * ROOT_COPY_LEN as u64)).collect();
+            let places = layout.home_of(shard).map(|disk| (disk, copy * ROOT_COPY_LEN as u64)).collect();
             let len = ROOT_COPY_LEN as u64;
             found.push(Structure { kind: "root", file: file(shard, "root"), places, len, table: None });
         }

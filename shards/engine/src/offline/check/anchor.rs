@@ -121,8 +121,8 @@ impl Checker<'_> {
 
     async fn root_copy(&mut self, files: &ShardFiles, copy: &RootCopy, all: &[RootCopy], newest: &Root) {
         let Err(defect) = &copy.root else { return };
-        // A shard that was only formatted has one copy alone.
-        if newest.sequence == 0 && copy.copy == 1 && *defect == Defect::Frame(FrameError::Empty) {
+        // A shard that was only formatted has one copy alone; the second one may have reached some of the disks.
+        if newest.sequence <= 1 && copy.copy == 1 && *defect == Defect::Frame(FrameError::Empty) {
             return;
         }
         let offset = u64::from(copy.copy) * ROOT_COPY_LEN as u64;

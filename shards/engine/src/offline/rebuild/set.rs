@@ -12,6 +12,7 @@ use super::RebuildError;
 use crate::deployment::shard_file;
 use crate::error::EngineError;
 use crate::extent::flushes::{CoreFlushes, Flushes};
+use crate::extent::members::{MemberState, Members};
 use crate::extent::reads::DiskReads;
 use crate::extent::{ArenaFiles, DiskFiles, DiskIndex};
 use crate::format::manifest::Manifest;
@@ -59,7 +60,12 @@ impl StoppedSet {
             return Err(RebuildError::Stranger { path, reason: reason.clone() });
         }
         let missing: Vec<DiskIndex> = held.missing().collect();
-        if missing.len() > usize::from(held.superblock.geometry.m) {
+        let state = |member: &Option<usize>| match member {
+            Some(_) => MemberState::InSync,
+            None => MemberState::Out,
+        };
+        let states: Vec<_> = held.members.iter().map(state).collect();
+        if !held.superblock.groups().are_enough(&states) {
             return Err(RebuildError::Missing { disks: missing });
         }
         let members = (0..held.members.len()).map(|index| DiskIndex(index as u8));
@@ -67,7 +73,7 @@ impl StoppedSet {
             members.map(|index| held.member(index).map(|member| member.disk.clone())).collect();
         let flushes = CoreFlushes::new(Flushes::new(disks.len(), 1), CoreId(0));
         let (superblock, core) = (held.superblock.clone(), core.clone());
-        let reads = DiskReads::new(&superblock.geometry, disks.len());
+        let reads = DiskReads::new(&superblock.geometry, Rc::new(superblock.groups()));
         Ok(StoppedSet { core, superblock, disks, flushes, reads, _held: held })
     }
 
@@ -113,7 +119,14 @@ impl StoppedSet {
             files.push(Some(DiskFiles { disk: disk.clone(), root, log, data, table }));
         }
         let (flushes, reads) = (Rc::clone(&self.flushes), Rc::clone(&self.reads));
-        let files = ArenaFiles::sharing(self.superblock.geometry, files, flushes, reads);
+        let state = |files: &Option<DiskFiles>| match files {
+            Some(_) => MemberState::InSync,
+            None => MemberState::Out,
+        };
+        let states = files.iter().map(state).collect();
+        let members = Members::new(self.superblock.epoch, states, self.superblock.groups());
+        let (geometry, home) = (self.superblock.geometry, self.superblock.home_of(id));
+        let files = ArenaFiles::of_members(geometry, files, (members, home), flushes, reads);
         Ok(ShardFiles { id, files, roots })
     }
 
@@ -124,7 +137,7 @@ impl StoppedSet {
             id: shard.id,
             deployment: self.superblock.deployment,
             epoch: self.superblock.epoch,
-            shard_count: self.superblock.shard_count,
+            homes: self.superblock.homes.clone(),
             files: Rc::clone(&shard.files),
             buckets: Rc::default(),
             memory: self.core.arena().usage().capacity,

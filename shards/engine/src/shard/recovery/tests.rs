@@ -9,6 +9,7 @@ use basalt_reactor::{CoreId, Disk, WriteMode};
 use super::*;
 use crate::deployment::{Deployment, FormatOptions, shard_file};
 use crate::extent::flushes::CoreFlushes;
+use crate::extent::groups::{GroupIndex, Groups};
 use crate::extent::reads::DiskReads;
 use crate::extent::{DiskFiles, Geometry};
 use crate::format::superblock::{DiskClass, SUPERBLOCK_COPY_LEN};
@@ -23,7 +24,7 @@ const GEOMETRY: Geometry = Geometry {
 };
 
 async fn prepare(core: &Core) -> Arc<Deployment> {
-    let options = FormatOptions { shard_count: 2, erasure: Some((1, 0)), geometry: Some(GEOMETRY) };
+    let options = FormatOptions { shard_count: 2, geometry: Some(GEOMETRY), ..FormatOptions::default() };
     Deployment::prepare(core, &[PathBuf::from("disk0")], DiskClass::Flash, &options).await.expect("opens")
 }
 
@@ -44,8 +45,13 @@ fn context(core: &Core) -> ShardContext {
         id: 0,
         deployment: [0; 16],
         epoch: 1,
-        shard_count: 2,
-        files: ArenaFiles::sharing(GEOMETRY, vec![Some(files)], flushes, DiskReads::new(&GEOMETRY, 1)),
+        homes: vec![GroupIndex(0); 2],
+        files: ArenaFiles::sharing(
+            GEOMETRY,
+            vec![Some(files)],
+            flushes,
+            DiskReads::new(&GEOMETRY, Rc::new(Groups::one(GEOMETRY.m, 1))),
+        ),
         buckets: Rc::default(),
         memory: 1 << 20,
     }

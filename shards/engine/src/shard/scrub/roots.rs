@@ -13,8 +13,8 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::super::Shard;
 use super::super::checkpoint::ROOT_TURN;
 use crate::deployment::shard_file;
+use crate::extent::ExtentClass;
 use crate::extent::members::{MemberState, Outcome};
-use crate::extent::{DiskIndex, ExtentClass};
 use crate::format::root::{ROOT_COPY_LEN, Root};
 
 impl Shard {
@@ -32,7 +32,7 @@ impl Shard {
 
     async fn mend_root_copies(&self) {
         let newest = self.root.borrow().clone();
-        for disk in (0..self.files.disk_count()).map(DiskIndex) {
+        for disk in self.files.home_disks() {
             if self.files.members().state(disk) == MemberState::Out {
                 continue;
             }

@@ -338,7 +338,11 @@ fn what_redundancy_cannot_mend_is_named_with_its_owner() {
 
 #[test]
 fn a_damaged_log_beyond_its_replicas_is_said() {
-    let mut filled = Filled::new(8, Layout { k: 1, m: 0, shards: 1, strip_len: 4096 }, false);
+    let mut filled = Filled::new(
+        8,
+        Layout { k: 1, m: 0, sets: 1, metadata: 0, spare: 0, shards: 1, strip_len: 4096 },
+        false,
+    );
     let items = filled.inspect(filled.paths(), only(What::Log, None));
     let batches = items.iter().filter_map(|item| match item {
         Item::Batch { place, header, .. } => Some((header.sequence, place)),
