@@ -254,7 +254,7 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for wrong in [
             asked(0, None),
-            asked(40, None),
+            asked(23, None),
             asked(7, Some((4, 2))),
             asked(24, Some((20, 4))),
             Durability { afr: 0.0, ..asked(4, None) },

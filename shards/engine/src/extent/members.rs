@@ -107,7 +107,8 @@ impl Members {
     pub(crate) fn install(&self, epoch: u64, states: &[MemberState], groups: Groups) {
         debug_assert!(epoch >= self.epoch.get() && states.len() >= self.states.borrow().len());
         self.epoch.set(epoch);
-        self.changing.borrow_mut().resize(states.len(), 0);
+        let count = states.len().max(self.changing.borrow().len());
+        self.changing.borrow_mut().resize(count, 0);
         self.silent.borrow_mut().resize(states.len(), 0);
         states.clone_into(&mut self.states.borrow_mut());
         *self.groups.borrow_mut() = Rc::new(groups);
@@ -123,7 +124,13 @@ impl Members {
     /// Counts an operation that changes `disk`, until the result is dropped: by whatever runs it to its end.
     #[must_use]
     pub(crate) fn begin_change(self: &Rc<Self>, disk: DiskIndex) -> Changing {
-        self.changing.borrow_mut()[usize::from(disk.0)] += 1;
+        let (mut changing, place) = (self.changing.borrow_mut(), usize::from(disk.0));
+        if place >= changing.len() {
+            // Of a disk that is about to become a member.
+            changing.resize(place + 1, 0);
+        }
+        changing[place] += 1;
+        drop(changing);
         Changing { members: Rc::clone(self), disk }
     }
 

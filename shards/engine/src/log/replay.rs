@@ -4,12 +4,18 @@
 //! everywhere, a valid batch beyond a missing one proves that acknowledged data is damaged; that is refused with the
 //! evidence and never cut off.
 
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Buf, Core};
 
 use super::{LOG_HEADER_LEN, LogError, LogExtent};
+use crate::extent::members::STUCK_AFTER;
+use crate::extent::replicas::ReplicaRead;
 use crate::extent::{ArenaFiles, Column, ExtentClass, ExtentId, Placement};
 use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchError, BatchHeader};
 use crate::format::log_header::LogHeader;
@@ -126,19 +132,57 @@ impl Replay {
         Ok(None)
     }
 
-    /// The next batch of a sealed extent, whatever its number; `None` behind the last one, or where no replica has it.
+    /// The next batch of a sealed extent, whatever its number; `None` behind the last one, or where no replica has it, or none
+    /// says so in time.
     pub(crate) async fn next_in_extent(&mut self) -> Option<ReplayedBatch> {
+        let has_others = self.extent.placement.columns.len() > 1;
+        let core = self.core.clone();
+        let batch = {
+            let mut read = pin!(self.read_in_extent());
+            let mut late = pin!(core.sleep(STUCK_AFTER));
+            poll_fn(|cx| match read.as_mut().poll(cx) {
+                // That nobody has one is known only when all have answered.
+                Poll::Pending if has_others => late.as_mut().poll(cx).map(|()| None),
+                polled => polled,
+            })
+            .await
+        };
+        batch.map(|batch| self.advance(batch))
+    }
+
+    async fn read_in_extent(&self) -> Option<ReplayedBatch> {
         let offset = self.position.offset;
         if u64::from(offset) + BLOCK_LEN as u64 > self.files.geometry().log_slot_len {
             return None;
         }
         let extent = self.extent.clone();
-        for &column in &extent.placement.columns {
-            if let Ok(batch) = self.read_replica(&extent, column, offset).await {
-                return Some(self.advance(batch));
-            }
-        }
-        None
+        // Unlike at recovery somebody may be waiting, and a disk that is late is not waited for.
+        let replicas = |len| ReplicaRead {
+            core: &self.core,
+            files: &self.files,
+            class: ExtentClass::Log,
+            columns: &extent.placement.columns,
+            first: 0,
+            offset: offset.into(),
+            len,
+        };
+        let whole = |result: io::Result<usize>, buf: Buf| {
+            if matches!(result, Ok(len) if len == buf.len()) { Ok(buf) } else { Err(()) }
+        };
+        let header_of = |result, buf| {
+            let header = self.header_of(&extent, &whole(result, buf)?).map_err(drop)?;
+            let end = u64::from(offset) + header.disk_len() as u64;
+            if end <= self.files.geometry().log_slot_len { Ok(header) } else { Err(()) }
+        };
+        let header =
+            replicas(BLOCK_LEN).first_good(|_, result, buf| header_of(result, buf), |_, ()| {}).await?;
+        let open = |result, buf| {
+            let bytes = whole(result, buf)?;
+            let found = self.header_of(&extent, &bytes).map_err(drop)?;
+            let records = found.decode_records(&bytes).map_err(drop)?;
+            Ok(ReplayedBatch { header: found, records, bytes: bytes.to_vec(), offset })
+        };
+        replicas(header.disk_len()).first_good(|_, result, buf| open(result, buf), |_, ()| {}).await
     }
 
     /// Number of the batch that [`Replay::next`] looks for.
