@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod disk;
 mod durability;
 mod inspect;
 mod offline;
@@ -25,6 +26,7 @@ enum Command {
     Server(server::Server),
     Bench(bench::Bench),
     Check(check::Check),
+    Disk(disk::Disk),
     Durability(durability::Durability),
     Inspect(inspect::Inspect),
     RebuildIndex(rebuild_index::RebuildIndex),
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Server(server) => server.run(),
         Command::Bench(bench) => bench.run(),
         Command::Check(check) => check.run(),
+        Command::Disk(disk) => disk.run(),
         Command::Durability(durability) => durability.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::RebuildIndex(rebuild) => rebuild.run(),

@@ -30,6 +30,8 @@ pub const CORES_MAX: usize = 1024;
 pub const MEMORY_PER_CORE_MIN: u64 = 64 << 20;
 /// The part of a core's memory that becomes its buffer arena; the rest holds memtables, caches and connections.
 const ARENA_SHARE: u64 = 2;
+/// A disk that is out for longer is hardly on its way back.
+const SPARE_AFTER_DEFAULT: Duration = Duration::from_secs(60);
 /// Arenas are made of blocks of this many bytes.
 const ARENA_GRANULE: u64 = 1 << 20;
 /// Connections over all cores unless told otherwise.
@@ -59,6 +61,10 @@ pub struct Config {
     /// Missing disks are lost for good, whatever they might hold.
     pub start_degraded: bool,
     pub region: Option<String>,
+    /// Disks that must be in sync for writes to be taken; `None` leaves it at the floor.
+    pub write_quorum: Option<u8>,
+    /// After how long a spare disk takes the place of one that is out.
+    pub spare_after: Duration,
     /// Domains below which the first labels of a host name a bucket.
     pub domains: Vec<String>,
     pub tls: Option<TlsFiles>,
@@ -251,6 +257,11 @@ impl Config {
             arena_len,
             erasure: raw.erasure,
             start_degraded: raw.start_degraded.unwrap_or(false),
+            write_quorum: match raw.write_quorum {
+                Some(0) => return Err(ConfigError::Zero { name: "--write-quorum" }),
+                count => count,
+            },
+            spare_after: raw.spare_after.map_or(SPARE_AFTER_DEFAULT, |Span(span)| span),
             region: raw.region,
             domains: raw.domains,
             tls,
@@ -412,6 +423,7 @@ mod tests {
             ("d --domain a..b", "domain"),
             ("d --idle-timeout 0s", "--idle-timeout must not be zero"),
             ("d --connections-max 0", "--connections-max must not be zero"),
+            ("d --write-quorum 0", "--write-quorum must not be zero"),
             ("d --scrub-days 0", "--scrub-days must not be zero"),
         ] {
             let error = derived(line).expect_err(line).to_string();

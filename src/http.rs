@@ -26,6 +26,7 @@ use basalt_reactor::Monotonic;
 
 pub use self::accept::{Front, FrontParts};
 pub use self::body::{BodyError, BodyStream};
+pub(crate) use self::endpoints::is_loopback;
 pub use self::endpoints::{Probes, Readiness};
 pub use self::id::RequestId;
 pub use self::refusal::refuse;

@@ -3,6 +3,7 @@
 //! Each core owns one [`CoreMetrics`] and is its only writer, so a count is a plain load and store on a cache line no
 //! other core writes. A scrape reads all cores with relaxed loads: a sum may be a few requests behind, never torn.
 
+mod disks;
 mod histogram;
 mod labels;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use basalt_reactor::arena::ArenaUse;
 use basalt_reactor::ring;
 
+pub use self::disks::{DiskGauge, DiskGauges};
 use self::histogram::Histogram;
 use self::labels::LabelTable;
 
@@ -135,11 +137,13 @@ pub struct CoreMetrics {
 #[derive(Clone)]
 pub struct Metrics {
     cores: Arc<[CoreMetrics]>,
+    disks: Arc<DiskGauges>,
 }
 
 impl Metrics {
     pub fn new(cores: usize) -> Metrics {
-        Metrics { cores: (0..cores).map(|_| CoreMetrics::new()).collect() }
+        let disks = Arc::new(DiskGauges::new());
+        Metrics { cores: (0..cores).map(|_| CoreMetrics::new()).collect(), disks }
     }
 
     /// The part that the core with this index writes.
@@ -148,6 +152,11 @@ impl Metrics {
     /// If there are fewer cores.
     pub fn core(&self, index: usize) -> &CoreMetrics {
         &self.cores[index]
+    }
+
+    /// The figures of the disks, for the one core that writes them.
+    pub fn disks(&self) -> &DiskGauges {
+        &self.disks
     }
 
     /// The sum of a scalar over all cores.
@@ -173,6 +182,7 @@ impl Metrics {
                 line(&mut out, format_args!("{name}{{core=\"{index}\"}} {}", core.get(*scalar)));
             }
         }
+        self.disks.render(&mut out);
         self.render_codes(&mut out);
         self.render_operations(&mut out);
         out

@@ -7,6 +7,7 @@
 
 mod banner;
 mod credentials;
+mod disks;
 mod exit;
 mod notify;
 mod service;
@@ -35,6 +36,7 @@ use basalt_tuning::{Severity, host_checks, limits};
 use base64::Engine as _;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+pub use self::credentials::stored as stored_credentials;
 pub use self::exit::Exit;
 
 use self::credentials::RootCredentials;
@@ -292,6 +294,11 @@ async fn core_main(
             minio_bucket_exists,
             metrics: Rc::new(move || metrics.render(log.dropped())),
             metrics_public: shared.config.metrics_public,
+            disks: disks::Desk::handler(
+                engine.clone(),
+                &shared.root.credentials,
+                shared.config.metrics_public,
+            ),
             addressing: Addressing::new(&shared.config.domains),
         },
         access: AccessLog::new(
@@ -311,6 +318,7 @@ async fn core_main(
         core.sleep(WATCH_INTERVAL).await;
         front.round();
         service::sample(&engine, shared.metrics.core(usize::from(core.id().0)));
+        disks::sample(&engine, shared.metrics.disks());
     }
     accepting.cancel();
     accepting.await;
@@ -420,10 +428,12 @@ fn supervise(shared: &Arc<Shared>, inbox: &Receiver<Event>) -> Result<Exit, Star
 }
 
 fn announce(shared: &Shared, redundancy: &str) -> Result<(), StartError> {
-    let stored = shared
-        .root
-        .store(&shared.config.disks)
-        .map_err(|(path, reason)| StartError::Credentials { path, reason })?;
+    // A spare disk must stay empty; it gets its copy when it is a member.
+    let deployment = shared.deployment.get().expect("core 0 opened it before it served");
+    let disks: Vec<_> =
+        shared.config.disks.iter().filter(|path| !deployment.spares.contains(path)).cloned().collect();
+    let stored =
+        shared.root.store(&disks).map_err(|(path, reason)| StartError::Credentials { path, reason })?;
     let address = *shared.address.get().expect("core 0 listens before it serves");
     let text =
         banner::banner(address, shared.certificate.is_some(), &shared.root, stored.as_deref(), redundancy);

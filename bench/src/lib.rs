@@ -8,6 +8,7 @@
 //! `prepare` again (final check, clean-up) → `report`.
 
 mod args;
+mod call;
 mod client;
 mod compare;
 mod content;
@@ -37,11 +38,13 @@ use std::time::Duration;
 pub use crate::args::{
     Args, Command, CompareArgs, ListArgs, LoadArgs, MixedArgs, MultipartArgs, RangeArgs, SecretKey,
 };
+pub use crate::call::Call;
 pub use crate::client::Failure;
 pub use crate::error::Error;
 use crate::keyspace::Keyspace;
 use crate::plan::Plan;
 pub use crate::report::{EXIT_FAILED_REQUESTS, EXIT_FAILED_VERIFICATION, Report};
+pub use crate::signer::Credentials;
 
 /// Runs `basalt bench`. The exit code is 0, [`EXIT_FAILED_REQUESTS`] or [`EXIT_FAILED_VERIFICATION`]; an error
 /// means that there is no result.

@@ -294,7 +294,7 @@ impl Plan {
         Ok(Self {
             workload: shape.workload,
             mix: shape.mix,
-            target: Arc::new(target(load)?),
+            target: Arc::new(target(&load.endpoint, load.insecure, load.timeout)?),
             credentials: credentials(load)?,
             region: load.region.clone(),
             bucket: load.bucket.clone(),
@@ -468,9 +468,9 @@ fn credentials(load: &LoadArgs) -> Result<Credentials, Error> {
     Ok(Credentials { access_key, secret_key, session_token })
 }
 
-fn target(load: &LoadArgs) -> Result<Target, Error> {
+pub(crate) fn target(endpoint: &str, insecure: bool, timeout: Duration) -> Result<Target, Error> {
     let refuse = |reason: String| Error::Argument { option: "--endpoint", reason };
-    let uri: http::Uri = load.endpoint.parse().map_err(|_| refuse("not a URL".to_owned()))?;
+    let uri: http::Uri = endpoint.parse().map_err(|_| refuse("not a URL".to_owned()))?;
     let secure = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,
@@ -489,8 +489,8 @@ fn target(load: &LoadArgs) -> Result<Target, Error> {
         .ok_or_else(|| refuse(format!("{host} has no address")))?;
     let default_port = port == if secure { 443 } else { 80 };
     let authority = if default_port { host.to_owned() } else { format!("{host}:{port}") };
-    let tls = secure.then(|| Tls::new(bare_host, load.insecure)).transpose().map_err(refuse)?;
-    Ok(Target { address, authority, tls, timeout: load.timeout })
+    let tls = secure.then(|| Tls::new(bare_host, insecure)).transpose().map_err(refuse)?;
+    Ok(Target { address, authority, tls, timeout })
 }
 
 #[cfg(test)]

@@ -53,6 +53,14 @@ pub struct RawConfig {
           require_equals = true, value_name = "BOOL")]
     pub start_degraded: Option<bool>,
 
+    /// Disks of a set that must hold all they should for writes to be taken; below, they get 503 [default: as few as it takes]
+    #[arg(long, env = "BASALT_WRITE_QUORUM", value_name = "N")]
+    pub write_quorum: Option<u8>,
+
+    /// Time after which a spare disk takes the place of one that is out; 0s is at once [default: 60s]
+    #[arg(long, env = "BASALT_SPARE_AFTER", value_name = "TIME")]
+    pub spare_after: Option<Span>,
+
     /// Region to report and to insist on in signatures [default: report us-east-1, accept any]
     #[arg(long, env = "BASALT_REGION", value_name = "NAME")]
     pub region: Option<String>,
@@ -139,6 +147,8 @@ impl RawConfig {
             erasure: self.erasure.or(other.erasure),
             meta: if self.meta.is_empty() { other.meta } else { self.meta },
             start_degraded: self.start_degraded.or(other.start_degraded),
+            write_quorum: self.write_quorum.or(other.write_quorum),
+            spare_after: self.spare_after.or(other.spare_after),
             region: self.region.or(other.region),
             domains: if self.domains.is_empty() { other.domains } else { self.domains },
             tls_cert: self.tls_cert.or(other.tls_cert),

@@ -228,7 +228,8 @@ impl Connection {
                         host_id: Rc::clone(&front.host_id),
                         started,
                     };
-                    (front.handler)(request).await
+                    let handler = front.probes.handler_of(&request).unwrap_or(&front.handler);
+                    handler(request).await
                 }
             },
         };

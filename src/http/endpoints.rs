@@ -1,4 +1,4 @@
-//! The server's own endpoints, answered before S3: `/-/metrics`, `/-/live`, `/-/ready`, and the names that
+//! The server's own endpoints, answered before S3: `/-/metrics`, `/-/live`, `/-/ready`, `/-/disks`, and the names that
 //! deployments moving here already probe.
 //!
 //! `-` is not a valid bucket name, so `/-/` takes nothing from S3. `/minio/health/…` is answered only while there is no
@@ -11,7 +11,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 
-use super::{Response, ResponseBody};
+use super::{Handler, Request, Response, ResponseBody};
 use crate::s3::addressing::Addressing;
 
 /// Whether the server can serve, and the details as a JSON object.
@@ -32,6 +32,8 @@ pub struct Probes {
     pub metrics: Rc<dyn Fn() -> String>,
     /// Whether peers other than loopback may read the metrics.
     pub metrics_public: bool,
+    /// Answers what is below `/-/disks`.
+    pub disks: Handler,
     /// Tells hosts that name a bucket from those that name this server.
     pub addressing: Addressing,
 }
@@ -46,18 +48,30 @@ enum Endpoint {
 }
 
 impl Probes {
-    /// The answer, if the request is for one of the server's own endpoints.
+    /// Who answers a request that [`Probes::answer`] had no answer to, if it is one about disks.
+    pub(super) fn handler_of(&self, request: &Request) -> Option<&Handler> {
+        let path = request.head.uri.path();
+        let is_ours = path == "/-/disks" || path.starts_with("/-/disks/");
+        (is_ours && !self.is_of_bucket(&request.head)).then_some(&self.disks)
+    }
+
+    /// Whether the host names a bucket, so that the whole path is a key.
+    fn is_of_bucket(&self, head: &Parts) -> bool {
+        let host = match head.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => head.headers.get(HOST).and_then(|host| host.to_str().ok()),
+        };
+        host.is_some_and(|host| self.addressing.names_bucket(host))
+    }
+
+    /// The answer, if the request is for one of the server's own endpoints that are answered at once.
     pub(super) fn answer(&self, head: &Parts, peer: SocketAddr) -> Option<Response> {
         let path = head.uri.path();
         // Nearly every request ends here.
         if !path.starts_with("/-/") && !path.starts_with("/minio/health/") {
             return None;
         }
-        let host = match head.uri.authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => head.headers.get(HOST).and_then(|host| host.to_str().ok()),
-        };
-        if host.is_some_and(|host| self.addressing.names_bucket(host)) {
+        if self.is_of_bucket(head) {
             return None;
         }
         let (endpoint, alias) = endpoint(path)?;
@@ -108,12 +122,13 @@ fn endpoint(path: &str) -> Option<(Endpoint, bool)> {
         "/-/ready" => (Endpoint::Ready, false),
         "/minio/health/live" => (Endpoint::Live, true),
         "/minio/health/ready" | "/minio/health/cluster" => (Endpoint::Ready, true),
+        _ if path == "/-/disks" || path.starts_with("/-/disks/") => return None,
         _ if path.starts_with("/-/") => (Endpoint::Unknown, false),
         _ => return None,
     })
 }
 
-fn is_loopback(peer: SocketAddr) -> bool {
+pub(crate) fn is_loopback(peer: SocketAddr) -> bool {
     peer.ip().to_canonical().is_loopback()
 }
 
@@ -127,6 +142,7 @@ mod tests {
             minio_bucket_exists: Rc::new(move || bucket),
             metrics: Rc::new(|| "m 1\n".to_owned()),
             metrics_public: public,
+            disks: Rc::new(|_| Box::pin(async { Response::new(StatusCode::OK) })),
             addressing: Addressing::new(["s3.example.com"]),
         }
     }

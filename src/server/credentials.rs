@@ -78,6 +78,11 @@ pub(super) fn resolve(given: Option<&Credentials>, disks: &[PathBuf]) -> Result<
     Ok(RootCredentials { credentials, origin: Origin::Generated })
 }
 
+/// What is stored on the disk at `path`, for tools that have no word of their own.
+pub fn stored(path: &Path) -> Option<Credentials> {
+    load(&path.join(FILE_NAME)).ok().flatten()
+}
+
 impl RootCredentials {
     /// Stores generated credentials on every disk, and gives the path on the first. Stored ones are put on disks that
     /// lack them, as new ones do; given ones are left alone.

@@ -15,7 +15,7 @@ use basalt_engine::extent::groups::GroupRole;
 use basalt_engine::extent::members::MemberState;
 use basalt_engine::format::superblock::DiskClass;
 use basalt_engine::request::{Reply, Request};
-use basalt_engine::{Deployment, Engine, FormatOptions, OpenError, ShardStats};
+use basalt_engine::{Deployment, Engine, EngineOptions, FormatOptions, OpenError, ShardStats};
 use basalt_reactor::disk::DiskLock;
 use basalt_reactor::mesh::PortSeed;
 use basalt_reactor::{Core, Disk};
@@ -58,8 +58,15 @@ pub(super) async fn open(
     let locks = lock_disks(core, config).await?;
     let deployment = deployment(core, shared).await?;
     let cores = u16::try_from(config.cpus.len()).expect("cores are capped far below");
-    let engine =
-        Engine::start(core, Arc::clone(&deployment), cores, port).await.map_err(StartError::Engine)?;
+    if let Some(needed) = config.write_quorum.filter(|&needed| usize::from(needed) > deployment.disk_count())
+    {
+        let reason = format!("--write-quorum {needed}: there are only {} disks", deployment.disk_count());
+        return Err(StartError::Deployment(OpenError::Layout(reason)));
+    }
+    let options = EngineOptions { spare_after: config.spare_after, write_quorum: config.write_quorum };
+    let engine = Engine::start_with(core, Arc::clone(&deployment), cores, port, options)
+        .await
+        .map_err(StartError::Engine)?;
     let (mut batches, mut log_len) = (0, 0);
     for (shard, recovered) in engine.recovered() {
         tracing::debug!(core = core.id().0, shard, ?recovered, "shard open");
@@ -230,6 +237,11 @@ fn redundancy(deployment: &Deployment) -> String {
             let more = groups.tolerated(&states).unwrap_or(0);
             text.push_str(&format!(". DEGRADED: {away} missing or being rebuilt; {more} more may fail"));
         }
+    }
+    match deployment.spares.len() {
+        0 => {}
+        1 => text.push_str("; 1 spare disk"),
+        count => text.push_str(&format!("; {count} spare disks")),
     }
     text
 }

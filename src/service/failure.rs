@@ -71,6 +71,8 @@ fn answer_to(error: &EngineError) -> (S3Error, bool) {
             return (S3Error::new(ErrorCode::SlowDown).header(RETRY_AFTER, RETRY_AFTER_SECS), false);
         }
         EngineError::Closed | EngineError::MembersChanged => ErrorCode::ServiceUnavailable,
+        // It shows in the readiness and in the metrics; a line per request would say no more.
+        EngineError::Degraded { .. } => ErrorCode::ServiceUnavailable,
         EngineError::ShardFailed { .. } => return (ErrorCode::ServiceUnavailable.into(), true),
         EngineError::Body(error) => return answer_to_body(error),
         // No request of S3 asks anything of the disks.
@@ -104,6 +106,7 @@ mod tests {
         let id = RequestId::from_u64(1);
         for (error, status, code) in [
             (EngineError::NoSpace, 507, "InsufficientStorage"),
+            (EngineError::Degraded { in_sync: 4, needed: 5 }, 503, "ServiceUnavailable"),
             (EngineError::Busy, 503, "SlowDown"),
             (EngineError::Closed, 503, "ServiceUnavailable"),
             (EngineError::ShardFailed { shard: 1, reason: "EIO".to_owned() }, 503, "ServiceUnavailable"),

@@ -92,6 +92,7 @@ async fn serve(
             minio_bucket_exists: Rc::new(|| false),
             metrics: Rc::new(move || shown.render(0)),
             metrics_public: false,
+            disks: handler(&core),
             addressing: Addressing::default(),
         },
         access: AccessLog::new(log.queue(), LogFormat::Json, true),

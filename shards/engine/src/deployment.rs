@@ -84,6 +84,8 @@ pub struct Deployment {
     pub(crate) sequences: Vec<u64>,
     /// Paths where no member was found; one that is missing may turn up there.
     pub unclaimed: Vec<PathBuf>,
+    /// Those of them that held an empty disk with nobody's place to take.
+    pub spares: Vec<PathBuf>,
     /// It was formatted just now.
     pub fresh: bool,
     /// Made by the first core that starts.
@@ -439,6 +441,7 @@ async fn format(
             group,
             state: MemberState::InSync,
             own_filesystem: disk.own_filesystem().map_err(|error| on(path, error))?,
+            removed: false,
             epoch_last: 1,
             joined: 1,
         });
@@ -488,6 +491,7 @@ async fn format(
         sequences: vec![3; disks.len()],
         paths: disks.into_iter().map(|(path, ..)| Some(path)).collect(),
         unclaimed: Vec::new(),
+        spares: Vec::new(),
         fresh: true,
         flushes: OnceLock::new(),
     })

@@ -26,6 +26,9 @@ use basalt_reactor::{Core, CoreId, Disk};
 pub use self::body::{BodyReader, ObjectReader};
 use self::damage::{Reports, note_damage};
 use self::membership::Membership;
+pub use self::membership::{
+    Absence, DiskFigures, DiskOrder, DiskReport, DiskStatus, OrderError, RebuildStatus,
+};
 pub use self::write::{BodyWriter, WrittenBody};
 use crate::body::budget::{BudgetUse, Permit};
 use crate::body::directory::Origin;
@@ -89,6 +92,21 @@ struct Inner {
     corrupt: Rc<Cell<u64>>,
 }
 
+/// What an operator decides of how the set behaves, the same on every core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// After how long a spare disk takes the place of one that is out.
+    pub spare_after: Duration,
+    /// Disks that must be in sync for writes to be taken, where that is more than it takes to read everything.
+    pub write_quorum: Option<u8>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions { spare_after: Duration::from_secs(60), write_quorum: None }
+    }
+}
+
 /// What this core's readers of bodies have met since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockCounts {
@@ -110,9 +128,24 @@ impl Engine {
         core_count: u16,
         port: Port<Request, Reply>,
     ) -> Result<Engine, EngineError> {
+        Engine::start_with(core, deployment, core_count, port, EngineOptions::default()).await
+    }
+
+    /// As [`Engine::start`], where an operator has decided otherwise than the defaults.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub async fn start_with(
+        core: &Core,
+        deployment: Arc<Deployment>,
+        core_count: u16,
+        port: Port<Request, Reply>,
+        options: EngineOptions,
+    ) -> Result<Engine, EngineError> {
         let superblock = &deployment.superblock;
         let members = Members::new(superblock.epoch, deployment.states(), superblock.groups());
         members.set_excluder(membership::excluder(&port));
+        members.set_write_quorum(options.write_quorum.map_or(0, usize::from));
         let inner = Rc::new(Inner {
             core: core.clone(),
             core_count,
@@ -120,7 +153,7 @@ impl Engine {
             shards: RefCell::default(),
             access: OnceCell::new(),
             files: RefCell::default(),
-            membership: (core.id() == CoreId(0)).then(|| Membership::new(&deployment)),
+            membership: (core.id() == CoreId(0)).then(|| Membership::new(core, &deployment, options)),
             members: Rc::clone(&members),
             locks: RefCell::default(),
             body_core: BodyCore::new(core.clone(), &superblock.geometry),
@@ -167,9 +200,11 @@ impl Engine {
         let Inner { core, deployment, core_count, port, members, reads, .. } = &*self.inner;
         let superblock = &deployment.superblock;
         let mut disks = Vec::with_capacity(deployment.disk_count());
-        for path in &deployment.paths {
+        for (path, state) in deployment.paths.iter().zip(deployment.states()) {
             let open = |path: &PathBuf| Disk::open(core, path).map_err(|error| at(&path.display(), &error));
-            disks.push(path.as_ref().map(open).transpose()?);
+            // One that is out is of no use, whether it is there or not.
+            let path = path.as_ref().filter(|_| state != MemberState::Out);
+            disks.push(path.map(open).transpose()?);
         }
         let flushes = CoreFlushes::new(deployment.flushes(*core_count), core.id());
         let reports = Reports::new(core.clone(), port.clone());
@@ -258,6 +293,19 @@ impl Engine {
                     let engine = self.clone();
                     self.inner.core.spawn(async move {
                         reply.send(Reply::Excluded(engine.exclude(disk, &reason).await));
+                    });
+                }
+                Request::DiskFigures => reply.send(Reply::DiskFigures(self.disk_figures())),
+                Request::DiskReport => {
+                    let engine = self.clone();
+                    self.inner.core.spawn(async move {
+                        reply.send(Reply::DiskReport(engine.report_disks().await.map(Box::new)));
+                    });
+                }
+                Request::DiskOrder(order) => {
+                    let engine = self.clone();
+                    self.inner.core.spawn(async move {
+                        reply.send(Reply::DiskOrdered(engine.carry_out_order(order).await));
                     });
                 }
                 Request::MembersChanged { epoch, states, groups } => {
@@ -457,6 +505,9 @@ impl Engine {
     }
 
     async fn ask(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
+        if ask.is_write() {
+            self.inner.members.take_writes()?;
+        }
         if let Some(own) = self.own_shard(shard) {
             // A task, as on another core: what a shard began it ends, whether or not the caller still waits.
             let task = self.inner.core.spawn(async move { own.serve(ask).await });

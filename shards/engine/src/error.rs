@@ -30,6 +30,11 @@ pub enum EngineError {
     },
     /// A disk was taken out of the set in the middle of it; what was asked for can be tried again without that disk.
     MembersChanged,
+    /// Fewer disks are in sync than an operator wants for writes.
+    Degraded {
+        in_sync: usize,
+        needed: usize,
+    },
     /// The core's memory is spent, and was for as long as a request may wait for it.
     Busy,
     /// The core that owns the shard is shutting down.
@@ -55,6 +60,9 @@ impl std::fmt::Display for EngineError {
                 write!(f, "shard {shard} takes no writes: {reason}")
             }
             EngineError::MembersChanged => write!(f, "a disk was taken out of the set meanwhile"),
+            EngineError::Degraded { in_sync, needed } => {
+                write!(f, "{in_sync} disks are in sync, and writes want {needed}")
+            }
             EngineError::Busy => write!(f, "memory is spent"),
             EngineError::Closed => write!(f, "the engine is closing"),
             EngineError::Body(error) => write!(f, "{error}"),

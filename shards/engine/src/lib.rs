@@ -25,11 +25,15 @@ mod wait;
 
 pub use self::deployment::{Deployment, FormatOptions, OpenError};
 pub use self::engine::objects::{ObjectDraft, Page};
-pub use self::engine::{BlockCounts, BodyReader, BodyWriter, Engine, ObjectReader, WrittenBody};
+pub use self::engine::{
+    Absence, BlockCounts, BodyReader, BodyWriter, DiskFigures, DiskOrder, DiskReport, DiskStatus, Engine,
+    EngineOptions, ObjectReader, OrderError, RebuildStatus, WrittenBody,
+};
 pub use self::error::{EngineError, Refused};
 pub use self::shard::ShardStats;
 pub use self::shard::list::{ListItem, ListQuery, ListStart, UploadItem, UploadQuery, UploadStart};
 pub use self::shard::mutate::{Guard, PutDone};
+pub use self::shard::rebuild::RebuildLens;
 pub use self::shard::recovery::Recovered;
 pub use self::shard::repair::RepairCounts;
 pub use self::shard::scrub::progress::{Mark as ScrubMark, Progress as ScrubProgress};

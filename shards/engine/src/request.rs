@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use crate::engine::{DiskFigures, DiskOrder, DiskReport, OrderError};
 use crate::error::EngineError;
 use crate::extent::groups::Groups;
 use crate::extent::members::MemberState;
@@ -41,6 +42,12 @@ pub enum Request {
     Rebuild { disk: DiskIndex, joined: u64 },
     /// To the first core: the shard's part of the disk that joined in this epoch is rebuilt.
     Rebuilt { shard: u16, disk: DiskIndex, joined: u64 },
+    /// To every core: what it knows of each disk.
+    DiskFigures,
+    /// To the first core: what all cores know of the disks.
+    DiskReport,
+    /// To the first core: an operator's word about a disk.
+    DiskOrder(DiskOrder),
 }
 
 /// A change of a bucket as a whole.
@@ -113,6 +120,37 @@ pub enum Ask {
     Repair(Suspect),
 }
 
+impl Ask {
+    /// Whether a client's write begins or ends with it.
+    pub(crate) fn is_write(&self) -> bool {
+        match self {
+            Ask::Put(_)
+            | Ask::Delete { .. }
+            | Ask::CreateUpload { .. }
+            | Ask::PutPart(_)
+            | Ask::CompleteUpload(_)
+            | Ask::AbortUpload { .. } => true,
+            // Buckets are asked for where a change begins, so that none is stopped halfway.
+            Ask::CreateBucket { .. } | Ask::StoreBucket(_) | Ask::DropBucket(_) => false,
+            // What is written before it is named.
+            Ask::Lease { .. } | Ask::EndLease(_) => false,
+            Ask::Lookup { .. }
+            | Ask::Place { .. }
+            | Ask::Unpin(_)
+            | Ask::List(_)
+            | Ask::ListParts { .. }
+            | Ask::ListUploads(_)
+            | Ask::Fence(_)
+            | Ask::Unfence(_)
+            | Ask::Refuse(_)
+            | Ask::Stats
+            | Ask::Checkpoint
+            | Ask::Collect
+            | Ask::Repair(_) => false,
+        }
+    }
+}
+
 pub enum Reply {
     Done(Result<(), EngineError>),
     Found(Result<Option<Found>, EngineError>),
@@ -131,4 +169,7 @@ pub enum Reply {
     Excluded(bool),
     Collected(Result<bool, EngineError>),
     Stats(ShardStats),
+    DiskFigures(Vec<DiskFigures>),
+    DiskReport(Result<Box<DiskReport>, EngineError>),
+    DiskOrdered(Result<(), OrderError>),
 }

@@ -129,8 +129,6 @@ pub struct ShardStats {
     pub scrub: ScrubStats,
     pub full: bool,
     pub failed: bool,
-    /// Extents that are still to be rebuilt on disks that are behind.
-    pub rebuild_left: u64,
 }
 
 impl Shard {
@@ -204,7 +202,6 @@ impl Shard {
             scrub,
             full: self.space.is_full(),
             failed: self.failed.borrow().is_some(),
-            rebuild_left: self.rebuild_left(),
         }
     }
 }

@@ -145,6 +145,7 @@ fn superblock(superblock: &Superblock) -> Value {
             "class": class,
             "group": member.group.0,
             "state": state,
+            "removed": member.removed,
             "own_filesystem": member.own_filesystem,
             "epoch_last": member.epoch_last,
             "joined": member.joined,

@@ -32,6 +32,10 @@ pub(super) struct Opening<'a> {
     /// By place among the members.
     present: BTreeMap<usize, Present>,
     empty: Vec<(PathBuf, Disk)>,
+    /// Empty disks beyond the members.
+    spares: Vec<PathBuf>,
+    /// Disks given, there or not.
+    path_count: usize,
     /// Paths where nothing is to be had, and why.
     unusable: Vec<(PathBuf, String)>,
     /// What the newest epoch says.
@@ -52,6 +56,7 @@ impl<'a> Opening<'a> {
         class: DiskClass,
         missing_disks: MissingDisks,
     ) -> Result<Opening<'a>, OpenError> {
+        let path_count = disks.len() + unreachable.len();
         let mut unusable: Vec<_> =
             unreachable.into_iter().map(|(path, error)| (path, error.to_string())).collect();
         let mut ours: Vec<Present> = Vec::new();
@@ -95,7 +100,19 @@ impl<'a> Opening<'a> {
             present.insert(place, disk);
         }
         let failed = BTreeMap::new();
-        Ok(Opening { core, class, missing_disks, present, empty, unusable, newest, failed })
+        let spares = Vec::new();
+        Ok(Opening {
+            core,
+            class,
+            missing_disks,
+            present,
+            empty,
+            spares,
+            path_count,
+            unusable,
+            newest,
+            failed,
+        })
     }
 
     /// Starts the next epoch on every disk that takes it.
@@ -124,6 +141,8 @@ impl<'a> Opening<'a> {
     fn states(&self) -> Vec<MemberState> {
         let state = |(place, member): (usize, &Member)| match self.present.get(&place) {
             None => MemberState::Out,
+            // Sound or not, an operator does not want it.
+            Some(_) if member.removed => MemberState::Out,
             // A new epoch is durable on every member before anything is acknowledged in it; so a disk one epoch behind
             // only missed an opening that never served.
             Some(disk)
@@ -143,6 +162,7 @@ impl<'a> Opening<'a> {
                 MemberState::Behind => "was away and is not rebuilt yet".to_owned(),
                 MemberState::Out => match self.failed.get(&disk) {
                     Some(reason) => format!("failed: {reason}"),
+                    None if self.newest.members[disk].removed => "was removed by an operator".to_owned(),
                     None => "is missing".to_owned(),
                 },
             };
@@ -179,11 +199,18 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
-    /// Empty disks that take the places of missing members.
+    /// Empty disks that take the places of missing members. Where more disks were given than there are members, some are meant as
+    /// spares: what is missing may be late, and gets the time that a disk gets which goes while the server runs.
     fn choose_replacements(&mut self, states: &[MemberState]) -> BTreeMap<usize, (PathBuf, Disk)> {
         let missing: Vec<usize> = (0..states.len())
             .filter(|place| states[*place] == MemberState::Out && !self.failed.contains_key(place))
             .collect();
+        if self.path_count > states.len() {
+            for (path, _) in std::mem::take(&mut self.empty) {
+                self.unusable.push((path.clone(), "empty, a spare disk".to_owned()));
+                self.spares.push(path);
+            }
+        }
         let own = |place: &usize| self.newest.members[*place].own_filesystem;
         let expects_own = missing.iter().any(own);
         let mut replaced = BTreeMap::new();
@@ -239,7 +266,7 @@ impl<'a> Opening<'a> {
                     disk: random_id(self.core),
                     class: self.class,
                     state: MemberState::Behind,
-                    own_filesystem: member.own_filesystem,
+                    removed: false,
                     ..member.clone()
                 };
             }
@@ -298,6 +325,7 @@ impl<'a> Opening<'a> {
                 .collect(),
             paths: (0..count).map(|place| disk(place).map(|disk| disk.path.clone())).collect(),
             unclaimed: self.unusable.iter().map(|(path, _)| path.clone()).collect(),
+            spares: self.spares.clone(),
             superblock,
             fresh: false,
             flushes: OnceLock::new(),

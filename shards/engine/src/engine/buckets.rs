@@ -49,6 +49,7 @@ impl Engine {
     }
 
     async fn ask_home(&self, name: &str, change: BucketChange) -> Result<Reply, EngineError> {
+        self.inner.members.take_writes()?;
         let owner = self.access(self.home_of(name)).owner;
         let request = Request::ChangeBucket(change);
         self.inner.port.call(owner, request).await.map_err(|_| EngineError::Closed)

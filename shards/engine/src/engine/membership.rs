@@ -4,8 +4,12 @@
 //! heard of by every core before whoever asked for it goes on (docs/decisions/0010).
 
 mod add;
+mod budget;
+mod figures;
+mod orders;
+mod watch;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
@@ -18,13 +22,16 @@ use std::time::Duration;
 use basalt_reactor::mesh::Port;
 use basalt_reactor::{Core, CoreId, Disk, Monotonic};
 
-use super::{Engine, open_disk_files};
-use crate::deployment::{
-    Deployment, DiskState, LOCK_FILE, SUPERBLOCK_FILE, format_disk, inspect, random_id, write_superblock,
-};
+use self::budget::Judge;
+use self::figures::Ledger;
+pub use self::figures::{Absence, DiskFigures, DiskReport, DiskStatus, RebuildStatus};
+pub use self::orders::{DiskOrder, OrderError};
+use self::watch::Distrust;
+use super::{Engine, EngineOptions, open_disk_files};
+use crate::deployment::{Deployment, LOCK_FILE, SUPERBLOCK_FILE, write_superblock};
 use crate::error::EngineError;
 use crate::extent::DiskIndex;
-use crate::extent::groups::Groups;
+use crate::extent::groups::{GroupIndex, Groups};
 use crate::extent::members::{Excluder, MemberState, STUCK_AFTER};
 use crate::format::superblock::{State, Superblock};
 use crate::request::{Reply, Request};
@@ -34,16 +41,13 @@ use crate::wait::KeyLocks;
 /// How often the first core looks whether each disk is still where it was, and whether one that is missing is back.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
-/// How long a disk that failed is left alone the first time, and how often that is doubled at most (then a day and a half).
-const DISTRUST_FIRST: Duration = Duration::from_secs(30);
-const DISTRUST_DOUBLINGS_MAX: u32 = 12;
-
 /// The lock of whoever makes an epoch.
 const EPOCH_TURN: &[u8] = b"epoch";
 
 /// What the first core knows of the members beyond their states.
 pub(super) struct Membership {
     turn: Rc<KeyLocks>,
+    options: EngineOptions,
     /// The newest epoch, as it is written to every disk but for what is the disk's own.
     config: RefCell<Superblock>,
     sequences: RefCell<Vec<u64>>,
@@ -51,48 +55,62 @@ pub(super) struct Membership {
     paths: RefCell<Vec<Option<PathBuf>>>,
     /// Where else one that is missing may turn up.
     unclaimed: RefCell<Vec<PathBuf>>,
+    /// Those of the unclaimed paths that held an empty disk while nobody was missing.
+    spares: RefCell<BTreeSet<PathBuf>>,
     /// Members that failed while they were there.
     distrusted: RefCell<BTreeMap<usize, Distrust>>,
+    /// Members that could not be looked at lately, and how often in a row.
+    unseen: RefCell<BTreeMap<usize, u32>>,
+    /// Members that are out, since when, for the spare disks to count from.
+    vacant: RefCell<BTreeMap<usize, Monotonic>>,
+    /// The same for people.
+    absences: RefCell<BTreeMap<usize, Absence>>,
+    ledger: Ledger,
+    /// By group.
+    judges: RefCell<BTreeMap<GroupIndex, Judge>>,
     /// Shards that have rebuilt their part of a disk, by disk and the epoch in which it joined.
     rebuilt: RefCell<BTreeMap<(u8, u64), BTreeSet<u16>>>,
     /// Paths that are being looked at.
     looks: RefCell<BTreeSet<PathBuf>>,
-    /// Looks at the disks that have ended.
-    rounds: Cell<u64>,
 }
 
-/// Why a disk that looks sound is not let in.
-#[derive(Clone, Copy)]
-struct Distrust {
-    failures: u32,
-    until: Monotonic,
+/// Why a disk is taken out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// It failed: nothing can be acknowledged with it.
+    Failure,
+    /// It still works, but has done too much wrong; not worth the last redundancy there is.
+    Record,
+    /// An operator says so, and it stays out until another order.
+    Order,
 }
 
 impl Membership {
-    /// A disk that fails is left alone for a while, each time for twice as long, unless it was away in between.
-    fn distrust(&self, place: usize, now: Monotonic) {
-        let mut distrusted = self.distrusted.borrow_mut();
-        let failures = distrusted.get(&place).map_or(0, |distrust| distrust.failures);
-        let until = now + DISTRUST_FIRST * (1 << failures.min(DISTRUST_DOUBLINGS_MAX));
-        distrusted.insert(place, Distrust { failures: failures + 1, until });
-    }
-
-    fn trusts(&self, place: usize, now: Monotonic) -> bool {
-        self.distrusted.borrow().get(&place).is_none_or(|distrust| now >= distrust.until)
-    }
-
-    pub(super) fn new(deployment: &Deployment) -> Membership {
-        Membership {
+    pub(super) fn new(core: &Core, deployment: &Deployment, options: EngineOptions) -> Membership {
+        let membership = Membership {
             turn: Rc::default(),
+            options,
             config: RefCell::new(deployment.superblock.clone()),
             sequences: RefCell::new(deployment.sequences.clone()),
             paths: RefCell::new(deployment.paths.clone()),
             unclaimed: RefCell::new(deployment.unclaimed.clone()),
+            spares: RefCell::new(deployment.spares.iter().cloned().collect()),
             distrusted: RefCell::default(),
+            unseen: RefCell::default(),
+            vacant: RefCell::default(),
+            absences: RefCell::default(),
+            ledger: Ledger::default(),
+            judges: RefCell::default(),
             rebuilt: RefCell::default(),
             looks: RefCell::default(),
-            rounds: Cell::new(0),
+        };
+        for (place, member) in deployment.superblock.members.iter().enumerate() {
+            if member.state == MemberState::Out {
+                let reason = if member.removed { "removed by an operator" } else { "missing at the start" };
+                membership.note_absence(place, reason, core.wall());
+            }
         }
+        membership
     }
 }
 
@@ -119,41 +137,80 @@ impl Engine {
         self.inner.membership.as_ref().expect("only the first core is asked for epochs")
     }
 
-    /// Takes `disk` out of the set; `false` when too few would be left.
+    /// Takes `disk`, which failed, out of the set; `false` when too few would be left.
     pub(super) async fn exclude(&self, disk: DiskIndex, reason: &str) -> bool {
+        match self.take_out(disk, reason, Cause::Failure).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(disk = disk.0, reason, %error, "a disk fails that the set cannot do without");
+                false
+            }
+        }
+    }
+
+    /// Takes `disk` out of the set, if enough others hold all that they should.
+    async fn take_out(&self, disk: DiskIndex, reason: &str, cause: Cause) -> Result<(), OrderError> {
         let membership = self.membership();
         let _turn = membership.turn.lock(EPOCH_TURN).await;
         let place = usize::from(disk.0);
+        let was_removed = membership.config.borrow().members[place].removed;
+        if cause == Cause::Order && !was_removed {
+            // So that every epoch from here on says so.
+            membership.config.borrow_mut().members[place].removed = true;
+        }
+        let taken = self.take_out_in_turn(place, reason, cause).await;
+        match (&taken, cause) {
+            (Err(_), Cause::Order) => membership.config.borrow_mut().members[place].removed = was_removed,
+            (Ok(()), Cause::Order) => {
+                membership.absences.borrow_mut().remove(&place);
+                membership.note_absence(place, reason, self.inner.core.wall());
+            }
+            _ => {}
+        }
+        taken
+    }
+
+    async fn take_out_in_turn(&self, place: usize, reason: &str, cause: Cause) -> Result<(), OrderError> {
+        let membership = self.membership();
         let mut out = BTreeMap::from([(place, reason.to_owned())]);
         let mut told = BTreeSet::new();
+        let groups = self.inner.members.groups();
+        let group = groups.of(DiskIndex(u8::try_from(place).expect("at most 240 disks")));
+        let floor = groups.needed(group);
+        let needed = match cause {
+            Cause::Failure => floor,
+            Cause::Record => floor + 1,
+            Cause::Order => floor.max(self.inner.members.write_quorum_of(&groups, group)),
+        };
         loop {
             let mut states = self.inner.members.states();
-            if states[place] == MemberState::Out {
-                return true;
+            if states[place] == MemberState::Out && cause != Cause::Order {
+                return Ok(());
             }
+            let was_out = states[place] == MemberState::Out;
             for &place in out.keys() {
                 states[place] = MemberState::Out;
             }
-            let groups = self.inner.members.groups();
-            let Some(tolerated) = groups.tolerated(&states) else {
-                let group = groups.of(disk);
-                let (in_sync, needed) = (groups.in_sync(group, &states), groups.needed(group));
-                tracing::error!(
-                    disk = place,
-                    reason,
-                    in_sync,
-                    needed,
-                    "a disk fails that its group cannot do without"
-                );
-                return false;
-            };
+            let in_sync = groups.in_sync(group, &states);
+            let is_enough = in_sync >= needed && groups.are_enough(&states);
+            if !is_enough && !(was_out && out.len() == 1) {
+                return Err(OrderError::TooFew { in_sync, needed });
+            }
+            let tolerated = groups.tolerated(&states).unwrap_or(0);
             for (&place, reason) in out.iter().filter(|(place, _)| told.insert(**place)) {
                 tracing::error!(disk = place, path = %self.path_of(place), reason, tolerated,
                     "the disk is taken out of the set");
-                membership.distrust(place, self.inner.core.now());
+                if cause != Cause::Order {
+                    membership.distrust(place, cause, self.inner.core.now());
+                }
             }
             match self.start_epoch(&states, |_| {}).await {
-                Ok(()) => return true,
+                Ok(()) => {
+                    for (&place, reason) in &out {
+                        membership.note_absence(place, reason, self.inner.core.wall());
+                    }
+                    return Ok(());
+                }
                 Err(failed) => {
                     out.extend(
                         failed.into_iter().map(|place| (place, "its superblock is not written".to_owned())),
@@ -212,7 +269,7 @@ impl Engine {
             sequence,
             state: State::Ready,
             disk: config.members[place].disk,
-            disk_index: u8::try_from(place).expect("a set has at most 20 disks"),
+            disk_index: u8::try_from(place).expect("at most 240 disks"),
             ..config.clone()
         };
         let core = self.inner.core.clone();
@@ -314,171 +371,6 @@ impl Engine {
                 "the disk is rebuilt, but the epoch that says so failed"
             ),
         }
-    }
-
-    /// Looks after the members: one whose path leads elsewhere is taken out, one that is missing is let in when it is back,
-    /// or when an empty disk has taken its place.
-    pub(super) async fn watch_members(self) {
-        if self.inner.members.states().len() == 1 {
-            return;
-        }
-        loop {
-            self.inner.core.sleep(WATCH_EVERY).await;
-            for place in 0..self.inner.members.states().len() {
-                self.watch_member(place).await;
-            }
-            let rounds = &self.membership().rounds;
-            rounds.set(rounds.get() + 1);
-        }
-    }
-
-    async fn watch_member(&self, place: usize) {
-        let membership = self.membership();
-        let disk = DiskIndex(u8::try_from(place).expect("a set has at most 20 disks"));
-        let (set, id) = {
-            let config = membership.config.borrow();
-            (config.set, config.members[place].disk)
-        };
-        let is_member = |state: &DiskState| matches!(state, DiskState::Ours(superblock) if superblock.set == set && superblock.disk == id);
-        let known = membership.paths.borrow()[place].clone();
-        if self.inner.members.state(disk) != MemberState::Out {
-            let Some(path) = known else { return };
-            let found = self.look_at(&path).await;
-            if !found.as_ref().is_ok_and(is_member) {
-                let reason = match found {
-                    Ok(_) => "its path holds another disk".to_owned(),
-                    Err(error) => error.to_string(),
-                };
-                self.exclude(disk, &reason).await;
-                membership.distrusted.borrow_mut().remove(&place);
-            }
-            return;
-        }
-        let mut candidates = membership.unclaimed.borrow().clone();
-        candidates.splice(0..0, known);
-        for path in candidates {
-            match self.look_at(&path).await {
-                // It failed where it is, and still is there.
-                Ok(state) if is_member(&state) && !membership.trusts(place, self.inner.core.now()) => {}
-                Ok(state) if is_member(&state) => {
-                    self.let_in(place, &path, false).await;
-                    return;
-                }
-                Ok(DiskState::Empty) if self.may_replace(place, &path) => {
-                    self.let_in(place, &path, true).await;
-                    return;
-                }
-                // It was away: what is there next is looked at anew.
-                _ if membership.paths.borrow()[place].as_ref() == Some(&path) => {
-                    membership.distrusted.borrow_mut().remove(&place);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    async fn look_at(&self, path: &Path) -> io::Result<DiskState> {
-        // A disk that has not answered yet is not asked again: every question takes memory for as long.
-        if !self.membership().looks.borrow_mut().insert(path.to_owned()) {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let (engine, path) = (self.clone(), path.to_owned());
-        let look = async move {
-            let core = &engine.inner.core;
-            let found = async { inspect(core, &Disk::open(core, &path)?).await }.await;
-            engine.membership().looks.borrow_mut().remove(&path);
-            found
-        };
-        in_time(&self.inner.core, look).await
-    }
-
-    /// An empty directory where a file system of its own was mounted is a mount point without its disk.
-    fn may_replace(&self, place: usize, path: &Path) -> bool {
-        if !self.membership().config.borrow().members[place].own_filesystem {
-            return true;
-        }
-        Disk::open(&self.inner.core, path).and_then(|disk| disk.own_filesystem()).unwrap_or(false)
-    }
-
-    /// Makes the disk at `path` member `place` again, behind; a new one is formatted first.
-    async fn let_in(&self, place: usize, path: &Path, new: bool) {
-        let membership = self.membership();
-        let _turn = membership.turn.lock(EPOCH_TURN).await;
-        let disk = DiskIndex(u8::try_from(place).expect("a set has at most 20 disks"));
-        let mut states = self.inner.members.states();
-        if states[place] != MemberState::Out {
-            return;
-        }
-        match self.open_everywhere(place, path, new).await {
-            Ok(id) => {
-                states[place] = MemberState::Behind;
-                let own = Disk::open(&self.inner.core, path).and_then(|disk| disk.own_filesystem());
-                let taken = self
-                    .start_epoch(&states, |next| {
-                        next.members[place].disk = id;
-                        next.members[place].own_filesystem = own.unwrap_or(false);
-                    })
-                    .await;
-                if taken.is_ok() {
-                    tracing::info!(disk = place, path = %path.display(), new, "the disk is a member again and is rebuilt");
-                    let joined = membership.config.borrow().members[place].joined;
-                    for core in 0..self.inner.core_count {
-                        let rebuild = Request::Rebuild { disk, joined };
-                        let _closing = self.inner.port.call(CoreId(core), rebuild).await.is_err();
-                    }
-                    return;
-                }
-                // The next look tries again; an epoch that nobody was told of has left it out.
-                self.forget(place).await;
-            }
-            Err(error) => {
-                tracing::warn!(disk = place, path = %path.display(), %error, "the disk is not let in");
-                self.forget(place).await;
-            }
-        }
-    }
-
-    /// Has every core open the disk; gives the disk's id.
-    async fn open_everywhere(&self, place: usize, path: &Path, new: bool) -> Result<[u8; 16], EngineError> {
-        let membership = self.membership();
-        let failed = |error: io::Error| EngineError::Damaged(error.to_string());
-        let core = &self.inner.core;
-        let opened = Disk::open(core, path).map_err(failed)?;
-        let mut id = membership.config.borrow().members[place].disk;
-        if new {
-            id = random_id(core);
-            let superblock = Superblock {
-                sequence: 1,
-                state: State::Formatting,
-                disk: id,
-                disk_index: u8::try_from(place).expect("a set has at most 20 disks"),
-                ..membership.config.borrow().clone()
-            };
-            format_disk(core, &opened, &superblock).await.map_err(failed)?;
-            membership.sequences.borrow_mut()[place] = 1;
-        } else if let DiskState::Ours(superblock) = inspect(core, &opened).await.map_err(failed)? {
-            // The copy that is overwritten next must not be all that a power cut leaves.
-            opened.open_file(SUPERBLOCK_FILE).map_err(failed)?.sync().await.map_err(failed)?;
-            membership.sequences.borrow_mut()[place] = superblock.sequence;
-        }
-        membership.paths.borrow_mut()[place] = Some(path.to_owned());
-        membership.unclaimed.borrow_mut().retain(|unclaimed| unclaimed != path);
-        let disk = DiskIndex(u8::try_from(place).expect("a set has at most 20 disks"));
-        for core in 0..self.inner.core_count {
-            let open = Request::OpenDisk { disk, path: path.to_owned() };
-            match self.inner.port.call(CoreId(core), open).await {
-                Ok(Reply::Done(result)) => result?,
-                _ => return Err(EngineError::Closed),
-            }
-        }
-        Ok(id)
-    }
-
-    /// Has every core close a disk that was not let in after all.
-    async fn forget(&self, place: usize) {
-        let states = self.inner.members.states();
-        debug_assert!(states[place] == MemberState::Out, "a member is not forgotten");
-        self.tell_members(self.inner.members.epoch(), &states).await;
     }
 
     fn path_of(&self, place: usize) -> String {

@@ -14,7 +14,8 @@ use std::time::Duration;
 use basalt_reactor::{Buf, Core, File};
 
 use super::DiskIndex;
-use super::groups::Groups;
+use super::groups::{GroupIndex, Groups};
+use crate::error::EngineError;
 use crate::wait::Event;
 
 /// How long a write or a flush may take before the disk counts as failed.
@@ -52,6 +53,8 @@ pub struct Members {
     /// Reads that were given up on, of disks that the set cannot do without, by disk.
     silent: RefCell<Vec<u32>>,
     groups: RefCell<Rc<Groups>>,
+    /// Members of each group that must be in sync for writes to be taken.
+    write_quorum: Cell<usize>,
     changed: Event,
     excluder: RefCell<Option<Excluder>>,
 }
@@ -66,6 +69,7 @@ impl Members {
             groups: RefCell::new(Rc::new(groups)),
             changing: none.clone(),
             silent: none,
+            write_quorum: Cell::new(0),
             changed: Event::default(),
             excluder: RefCell::default(),
         })
@@ -74,6 +78,35 @@ impl Members {
     /// Who is asked to take a disk out. Without one, none ever is.
     pub fn set_excluder(&self, excluder: Excluder) {
         *self.excluder.borrow_mut() = Some(excluder);
+    }
+
+    /// How many members of each group must be in sync for [`Members::take_writes`].
+    pub fn set_write_quorum(&self, count: usize) {
+        self.write_quorum.set(count);
+    }
+
+    /// How many members of `group` must be in sync for that: as many as there are at most.
+    pub(crate) fn write_quorum_of(&self, groups: &Groups, group: GroupIndex) -> usize {
+        self.write_quorum.get().min(groups.disks(group).len())
+    }
+
+    /// Whether clients' writes are taken.
+    ///
+    /// # Errors
+    /// [`EngineError::Degraded`].
+    pub(crate) fn take_writes(&self) -> Result<(), EngineError> {
+        if self.write_quorum.get() == 0 {
+            return Ok(());
+        }
+        let groups = self.groups();
+        let states = self.states.borrow();
+        for group in groups.all() {
+            let (in_sync, needed) = (groups.in_sync(group, &states), self.write_quorum_of(&groups, group));
+            if in_sync < needed {
+                return Err(EngineError::Degraded { in_sync, needed });
+            }
+        }
+        Ok(())
     }
 
     #[must_use]

@@ -48,6 +48,41 @@ pub struct ReadCounts {
     pub hedges_won: u64,
 }
 
+/// Reads of a disk that have ended since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskTally {
+    /// Those of up to 64 KiB that succeeded, and how long they took in all.
+    pub count: u64,
+    pub time: Duration,
+    /// Those that the device failed.
+    pub error_count: u64,
+}
+
+impl DiskTally {
+    pub fn add(&mut self, other: &DiskTally) {
+        self.count += other.count;
+        self.time += other.time;
+        self.error_count += other.error_count;
+    }
+
+    /// What has come since `before`.
+    #[must_use]
+    pub fn since(&self, before: &DiskTally) -> DiskTally {
+        DiskTally {
+            count: self.count.saturating_sub(before.count),
+            time: self.time.saturating_sub(before.time),
+            error_count: self.error_count.saturating_sub(before.error_count),
+        }
+    }
+
+    /// How long a read took on average.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        let nanos = self.time.as_nanos().checked_div(u128::from(self.count))?;
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
+}
+
 /// What one core knows of how its disks answer reads.
 pub struct DiskReads {
     /// Disks of a group that can be done without.
@@ -66,6 +101,7 @@ pub struct DiskReads {
 struct DiskState {
     /// By size class.
     latencies: [Latencies; 2],
+    tally: DiskTally,
     standing: Standing,
     probing: bool,
     probed: Option<Monotonic>,
@@ -100,6 +136,17 @@ impl DiskReads {
     #[must_use]
     pub fn counts(&self) -> ReadCounts {
         self.counts.get()
+    }
+
+    /// What this core's reads of each disk came to.
+    pub(crate) fn tallies(&self) -> Vec<DiskTally> {
+        self.disks.borrow().iter().map(|disk| disk.tally).collect()
+    }
+
+    fn note_error(&self, disk: DiskIndex) {
+        if let Some(state) = self.disks.borrow_mut().get_mut(usize::from(disk.0)) {
+            state.tally.error_count += 1;
+        }
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut ReadCounts)) {
@@ -169,6 +216,10 @@ impl DiskReads {
     fn note_latency(&self, disk: DiskIndex, len: usize, latency: Duration) {
         if let Some(state) = self.disks.borrow_mut().get_mut(usize::from(disk.0)) {
             state.latencies[size_class(len)].record(latency);
+            if len <= SHORT_LEN_MAX {
+                state.tally.count += 1;
+                state.tally.time += latency;
+            }
         }
         self.until_measure.set(self.until_measure.get() - 1);
         if self.until_measure.get() == 0 {
@@ -390,6 +441,9 @@ impl Watch {
             && let Some(state) = self.reads.disks.borrow_mut().get_mut(usize::from(self.disk.0))
         {
             state.probing = false;
+        }
+        if !succeeded {
+            self.reads.note_error(self.disk);
         }
         // A failure says nothing of how long a read takes.
         if !succeeded || self.reads.is_alone() {

@@ -64,6 +64,8 @@ pub struct Member {
     pub state: MemberState,
     /// It is the root of a file system of its own, so that its path holds another one's files when it is not mounted.
     pub own_filesystem: bool,
+    /// An operator took it out: it stays out, wherever it turns up, until an operator says otherwise.
+    pub removed: bool,
     /// The newest epoch this disk was a member of.
     pub epoch_last: u64,
     /// The epoch since when it is a member without a break.
@@ -154,7 +156,8 @@ impl Superblock {
             out.u8(member.state as u8);
             out.u8(u8::from(member.own_filesystem));
             out.u8(member.group.0);
-            out.raw(&[0; 4]);
+            out.u8(u8::from(member.removed));
+            out.raw(&[0; 3]);
             out.u64(member.epoch_last);
             out.u64(member.joined);
         }
@@ -258,10 +261,16 @@ impl Superblock {
                 got => return Err(DecodeError::Invalid { field: "member file system", got: got.into() }),
             };
             let group = GroupIndex(from.u8("member group")?);
-            from.raw("member reserved", 4)?;
+            // Zero before version 3, which knew no such thing.
+            let removed = match from.u8("member removed")? {
+                0 => false,
+                1 => true,
+                got => return Err(DecodeError::Invalid { field: "member removed", got: got.into() }),
+            };
+            from.raw("member reserved", 3)?;
             let epoch_last = from.u64("member epoch")?;
             let joined = if version == 1 { 0 } else { from.u64("member joined")? };
-            members.push(Member { disk, class, group, state, own_filesystem, epoch_last, joined });
+            members.push(Member { disk, class, group, state, own_filesystem, removed, epoch_last, joined });
         }
         let mut slot_map = Vec::with_capacity(HASH_SLOT_COUNT);
         for _ in 0..HASH_SLOT_COUNT {
@@ -369,6 +378,7 @@ pub(crate) mod tests {
                     group: GroupIndex(1),
                     state: MemberState::InSync,
                     own_filesystem: true,
+                    removed: false,
                     epoch_last: 9,
                     joined: 1,
                 },
@@ -378,6 +388,7 @@ pub(crate) mod tests {
                     group: GroupIndex(0),
                     state: MemberState::Behind,
                     own_filesystem: false,
+                    removed: true,
                     epoch_last: 8,
                     joined: 9,
                 },

@@ -32,6 +32,20 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Tells the first core that this shard's part of a disk, which joined in that epoch, is rebuilt.
 pub(crate) type TellRebuilt = Rc<dyn Fn(DiskIndex, u64)>;
 
+/// Bytes of a disk's columns, whole slots of log and tables, and of data what was given out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RebuildLens {
+    pub done_len: u64,
+    pub left_len: u64,
+}
+
+impl RebuildLens {
+    pub fn add(&mut self, other: RebuildLens) {
+        self.done_len += other.done_len;
+        self.left_len += other.left_len;
+    }
+}
+
 /// What became of one extent.
 enum Step {
     Done,
@@ -55,10 +69,35 @@ impl Shard {
         self.rebuilds.borrow().iter().filter(is_behind).copied().collect()
     }
 
-    /// Extents that are still to be rebuilt, over all disks.
-    pub(crate) fn rebuild_left(&self) -> u64 {
-        let left = |rebuild: &Rebuild| self.to_rebuild(rebuild).len() as u64;
-        self.rebuilds_under_way().iter().map(left).sum()
+    /// How many bytes of each disk that is behind are there again, and how many are to come.
+    pub(crate) fn rebuild_lens(&self) -> Vec<(DiskIndex, RebuildLens)> {
+        let rebuilds = self.rebuilds_under_way();
+        let mut lens: Vec<_> =
+            rebuilds.iter().map(|rebuild| (rebuild.disk, RebuildLens::default())).collect();
+        if rebuilds.is_empty() {
+            return lens;
+        }
+        let mut count = |placement: &Placement, len: u64| {
+            for (rebuild, (_, lens)) in rebuilds.iter().zip(&mut lens) {
+                if placement.id >= rebuild.until || !has_column_on(placement, rebuild.disk) {
+                    continue;
+                }
+                let sum = if placement.id < rebuild.next { &mut lens.done_len } else { &mut lens.left_len };
+                *sum += len;
+            }
+        };
+        let geometry = self.files.geometry();
+        for extent in self.space.extents.borrow().iter() {
+            let len = match extent.placement.class {
+                ExtentClass::Data => u64::from(extent.next_block) * BLOCK_LEN as u64,
+                class => geometry.slot_len(class),
+            };
+            count(&extent.placement, len);
+        }
+        for placement in self.index.manifest().placements() {
+            count(placement, geometry.slot_len(ExtentClass::Table));
+        }
+        lens
     }
 
     /// Begins to rebuild `disk`, which joined in epoch `joined` and which every core writes to by now; goes on where the root
@@ -148,8 +187,7 @@ impl Shard {
     /// Extents of which the disk has a column that is still to be made, in the order of their ids.
     fn to_rebuild(&self, rebuild: &Rebuild) -> Vec<Placement> {
         let is_due = |placement: &Placement| {
-            (rebuild.next..rebuild.until).contains(&placement.id)
-                && placement.columns.iter().any(|column| column.disk == rebuild.disk)
+            (rebuild.next..rebuild.until).contains(&placement.id) && has_column_on(placement, rebuild.disk)
         };
         let extents = self.space.extents.borrow();
         // What the log writes to now, it writes on every disk.
@@ -334,6 +372,10 @@ impl Shard {
             Err(error) => Err(failed(column.disk, &error)),
         }
     }
+}
+
+fn has_column_on(placement: &Placement, disk: DiskIndex) -> bool {
+    placement.columns.iter().any(|column| column.disk == disk)
 }
 
 fn column_on(placement: &Placement, disk: DiskIndex) -> Column {

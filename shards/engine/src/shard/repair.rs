@@ -9,7 +9,7 @@ mod log;
 mod table;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use super::Shard;
@@ -65,6 +65,8 @@ pub(super) struct Repairs {
     /// Each damaged block among them, as counted.
     counted: RefCell<BTreeSet<(ExtentId, DiskIndex, u64)>>,
     counts: Cell<RepairCounts>,
+    /// Damaged blocks met, by the disk they lie on.
+    by_disk: RefCell<BTreeMap<DiskIndex, u64>>,
     work: Event,
     /// One repair at a time: two of one place would count what they did twice.
     turn: Rc<KeyLocks>,
@@ -87,6 +89,10 @@ impl Repairs {
 
     pub(super) fn counts(&self) -> RepairCounts {
         self.counts.get()
+    }
+
+    fn blame(&self, disk: DiskIndex) {
+        *self.by_disk.borrow_mut().entry(disk).or_default() += 1;
     }
 
     /// Pins that are no readers'.
@@ -119,6 +125,11 @@ impl Drop for PinGuard {
 }
 
 impl Shard {
+    /// Damaged blocks that repair has met since the start, by disk.
+    pub(crate) fn damaged_by_disk(&self) -> Vec<(DiskIndex, u64)> {
+        self.repairs.by_disk.borrow().iter().map(|(&disk, &count)| (disk, count)).collect()
+    }
+
     /// Takes note of damage that some core met; never waits.
     pub(crate) fn suspect(&self, suspect: Suspect) {
         self.repairs.suspect(suspect);
@@ -196,6 +207,7 @@ impl Shard {
         let mut counts = self.repairs.counts.get();
         for damage in &mended.repaired {
             counts.repaired += 1;
+            self.repairs.blame(damage.disk);
             tracing::warn!(shard = self.id, disk = damage.disk.0, %file, offset = offset(damage), len = damage.len,
                 extent = damage.extent.0, fault = %damage.fault, "damaged block repaired");
         }
@@ -203,6 +215,7 @@ impl Shard {
             let known = (damage.extent, damage.disk, damage.offset);
             if remember(&mut self.repairs.counted.borrow_mut(), known) {
                 counts.unrepairable += 1;
+                self.repairs.blame(damage.disk);
                 tracing::error!(shard = self.id, disk = damage.disk.0, %file, offset = offset(damage), len = damage.len,
                     extent = damage.extent.0, fault = %damage.fault, "damaged block cannot be repaired");
             }

@@ -8,7 +8,7 @@ use basalt_engine::deployment::MissingDisks;
 use basalt_engine::extent::Geometry;
 use basalt_engine::format::superblock::DiskClass;
 use basalt_engine::request::{Reply, Request};
-use basalt_engine::{Deployment, Engine, EngineError, FormatOptions};
+use basalt_engine::{Deployment, Engine, EngineError, EngineOptions as Options, FormatOptions};
 use basalt_reactor::disk::DiskLock;
 use basalt_reactor::sim::{Config, DiskConfig, Random, World};
 use basalt_reactor::{Core, Disk, mesh};
@@ -106,23 +106,57 @@ impl Cluster {
 
     /// As [`Cluster::start`], with the operator's word that what is missing is lost.
     pub(crate) async fn start_degraded(cores: Vec<Core>, layout: Layout) -> Cluster {
-        Cluster::start_without(cores, layout, MissingDisks::AreLost)
+        Cluster::start_without(cores, &layout.disk_names(), layout, MissingDisks::AreLost, Options::default())
             .await
             .unwrap_or_else(|error| panic!("the deployment does not open: {error}"))
     }
 
     /// As [`Cluster::start`]; a refusal says why.
     pub(crate) async fn try_start(cores: Vec<Core>, layout: Layout) -> Result<Cluster, String> {
-        Cluster::start_without(cores, layout, MissingDisks::MayHaveGoneOn).await
+        let names = layout.disk_names();
+        Cluster::start_without(cores, &names, layout, MissingDisks::MayHaveGoneOn, Options::default()).await
+    }
+
+    /// On the disks of these names, as an operator may decide.
+    pub(crate) async fn start_with(
+        cores: Vec<Core>,
+        names: &[String],
+        layout: Layout,
+        options: Options,
+    ) -> Cluster {
+        Cluster::start_without(cores, names, layout, MissingDisks::MayHaveGoneOn, options)
+            .await
+            .unwrap_or_else(|error| panic!("the deployment does not open: {error}"))
+    }
+
+    /// As [`Cluster::start_with`], with the operator's word that what is missing is lost.
+    pub(crate) async fn start_lost(
+        cores: Vec<Core>,
+        names: &[String],
+        layout: Layout,
+        options: Options,
+    ) -> Cluster {
+        Cluster::start_without(cores, names, layout, MissingDisks::AreLost, options)
+            .await
+            .unwrap_or_else(|error| panic!("the deployment does not open: {error}"))
+    }
+
+    /// Why these disks are not opened.
+    pub(crate) async fn refused(cores: Vec<Core>, names: &[String], layout: Layout) -> String {
+        let missing = MissingDisks::MayHaveGoneOn;
+        let started = Cluster::start_without(cores, names, layout, missing, Options::default()).await;
+        started.err().unwrap_or_else(|| panic!("{names:?} are opened"))
     }
 
     async fn start_without(
         cores: Vec<Core>,
+        names: &[String],
         layout: Layout,
         missing: MissingDisks,
+        options: Options,
     ) -> Result<Cluster, String> {
         let core = &cores[0];
-        let mut paths = layout.disk_names().into_iter().map(PathBuf::from).collect::<Vec<_>>();
+        let mut paths = names.iter().map(PathBuf::from).collect::<Vec<_>>();
         let is_formatted =
             |path| Disk::open(core, path).is_ok_and(|disk| disk.open_file("superblock").is_ok());
         if paths.iter().any(|path| is_formatted(path)) {
@@ -134,13 +168,13 @@ impl Cluster {
             let Ok(disk) = Disk::open(core, path) else { continue };
             locks.extend(lock(core, &disk).await.ok());
         }
-        let options = FormatOptions {
+        let format = FormatOptions {
             shard_count: layout.shards,
             erasure: Some((layout.k, layout.m)),
             geometry: Some(layout.geometry()),
             metadata: (layout.metadata > 0).then_some((layout.metadata.into(), DiskClass::Flash)),
         };
-        let deployment = Deployment::prepare_without(core, &paths, DiskClass::Flash, &options, missing)
+        let deployment = Deployment::prepare_without(core, &paths, DiskClass::Flash, &format, missing)
             .await
             .map_err(|error| error.to_string())?;
         let count = u16::try_from(cores.len()).expect("few cores");
@@ -149,8 +183,10 @@ impl Cluster {
         for (core, seed) in cores.iter().zip(seeds) {
             let port = seed.attach(core);
             let (core, deployment) = (core.clone(), deployment.clone());
-            starting
-                .push(core.clone().spawn(async move { Engine::start(&core, deployment, count, port).await }));
+            starting.push(
+                core.clone()
+                    .spawn(async move { Engine::start_with(&core, deployment, count, port, options).await }),
+            );
         }
         let mut engines = Vec::new();
         let mut refusal = None;

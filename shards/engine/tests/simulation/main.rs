@@ -11,6 +11,7 @@ mod collection;
 mod crashes;
 mod damage;
 mod directories;
+mod disks;
 mod faults;
 mod growth;
 mod members;
@@ -129,6 +130,30 @@ fn disks_that_return_or_are_replaced_are_rebuilt_under_load() {
 #[test]
 fn a_set_is_added_under_load_or_not_at_all() {
     let total = run_all(12, growth::set_is_added);
+    must_reach(total.acknowledged > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn an_operators_word_about_a_disk_holds_over_crashes() {
+    let total = run_all(8, disks::orders);
+    must_reach(total.acknowledged > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn a_spare_disk_takes_the_place_of_one_that_is_gone() {
+    let total = run_all(10, disks::spare);
+    must_reach(total.acknowledged > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn disks_go_by_their_record_and_not_for_a_common_cause() {
+    let total = run_all(4, disks::records);
+    must_reach(total.verified > 0, &total);
+}
+
+#[test]
+fn below_the_write_quorum_writes_are_refused_and_reads_go_on() {
+    let total = run_all(4, disks::write_quorum);
     must_reach(total.acknowledged > 0 && total.verified > 0, &total);
 }
 

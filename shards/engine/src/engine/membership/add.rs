@@ -86,6 +86,7 @@ impl Engine {
                 group,
                 state: MemberState::InSync,
                 own_filesystem: false,
+                removed: false,
                 epoch_last: old.epoch + 1,
                 joined: old.epoch + 1,
             });
@@ -152,6 +153,8 @@ impl Membership {
         *self.config.borrow_mut() = config;
         self.sequences.borrow_mut().extend(paths.iter().map(|_| 1));
         self.paths.borrow_mut().extend(paths.iter().cloned().map(Some));
+        self.unclaimed.borrow_mut().retain(|unclaimed| !paths.contains(unclaimed));
+        self.spares.borrow_mut().retain(|spare| !paths.contains(spare));
     }
 
     fn truncate(&self, members: usize, groups: usize) {
