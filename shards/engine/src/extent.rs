@@ -11,13 +11,14 @@ pub mod members;
 pub mod reads;
 pub(crate) mod replicas;
 pub(crate) mod table;
+pub mod throttle;
 
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
 use basalt_reactor::disk::BLOCK_LEN;
-use basalt_reactor::{Buf, Core, CoreId, Disk, File, Slice};
+use basalt_reactor::{Buf, Core, CoreId, Disk, File, Slice, WriteMode};
 
 use self::flushes::{CoreFlushes, FlushMark, Flushes};
 use self::groups::{GroupIndex, Groups};
@@ -297,6 +298,21 @@ impl ArenaFiles {
             false => Err((&error).into()),
         };
         (judged, Some(spare))
+    }
+
+    /// Writes `bytes`, whole blocks, over what lies at a place, without a flush: [`ArenaFiles::sync_since`] is to follow.
+    ///
+    /// # Errors
+    /// As [`Members::carry_out`].
+    pub(crate) async fn write_unsynced(
+        &self,
+        core: &Core,
+        (class, column, offset): (ExtentClass, Column, u64),
+        bytes: Slice,
+    ) -> io::Result<Outcome> {
+        let Some((file, start)) = self.locate(class, column) else { return Ok(Outcome::Out) };
+        let write = async move { file.write_at(bytes, start + offset, WriteMode::Volatile).await };
+        self.carry_out(core, column.disk, write).await
     }
 
     /// The file that is to be written for `column` of an extent of `class`, and the byte offset in it where the column

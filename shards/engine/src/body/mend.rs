@@ -15,7 +15,7 @@ use super::layout::{BLOCK_CRC_LEN, StripeShape, blocks_per_strip};
 use super::recover::{CHOICES_MAX, Choices, Workspace, arrived, check};
 use crate::checksum::crc32c;
 use crate::extent::members::Outcome;
-use crate::extent::{Column, ExtentClass, ExtentId, Geometry, Placement};
+use crate::extent::{Column, DiskIndex, ExtentClass, ExtentId, Geometry, Placement};
 use crate::mutant::Mutant;
 
 /// The blocks that the columns of a data extent have at one place: one checksum block of each strip of a stripe.
@@ -77,6 +77,8 @@ pub struct Mended {
     pub unrepairable: Vec<Damage>,
     /// What disks answered to the writes that they refused. Nothing is tried again.
     pub refused: Vec<(Column, DeviceError)>,
+    /// A disk did not answer, and nothing was done.
+    pub unanswered: bool,
 }
 
 impl Mended {
@@ -127,12 +129,27 @@ impl Bodies {
     /// # Panics
     /// If `row` has not one checksum per data column or does not lie in its extent: it was made from a valid description.
     pub async fn mend(&self, placement: &Placement, row: &BlockRow) -> Mended {
+        self.mend_with(placement, row, &[]).await
+    }
+
+    /// As [`Bodies::mend`]; what is written to `unsynced` disks, which nobody reads yet, is neither flushed nor read back.
+    ///
+    /// # Panics
+    /// As [`Bodies::mend`].
+    pub(crate) async fn mend_with(
+        &self,
+        placement: &Placement,
+        row: &BlockRow,
+        unsynced: &[DiskIndex],
+    ) -> Mended {
         let geometry = *self.files.geometry();
         let (k, columns) = (usize::from(geometry.k), geometry.columns());
         assert!(row.data_crcs.len() == k && placement.columns.len() == columns, "a row of {geometry:?}");
         assert!(row.offset + u64::from(row.len) <= geometry.data_slot_len, "a row beyond its extent");
         let Workspace { bufs, _permit } = Workspace::new(self, row.len as usize).await;
-        let Some(mut blocks) = self.read_row(placement, row, bufs).await else { return Mended::default() };
+        let Some(mut blocks) = self.read_row(placement, row, bufs).await else {
+            return Mended { unanswered: true, ..Mended::default() };
+        };
         let faults: Vec<Damage> = blocks.iter().filter_map(|block| block.damage(placement, row)).collect();
         if !self.restore_data(&mut blocks, row, k) {
             return Mended { unrepairable: faults, ..Mended::default() };
@@ -147,10 +164,15 @@ impl Bodies {
         let mut spare = spares.next();
         for block in bad {
             let Some(damage) = block.damage(placement, row) else { continue };
-            // Disks that do not answer have taken all of them.
-            let Some(buf) = spare.take() else { break };
             let column = placement.columns[block.column];
             let place = (ExtentClass::Data, column, row.offset);
+            if unsynced.contains(&column.disk) {
+                let written = self.files.write_unsynced(&self.core.core, place, block.buf.freeze()).await;
+                mended.note(damage, column, written.map_err(|error| DeviceError::from(&error)));
+                continue;
+            }
+            // Disks that do not answer have taken all of them.
+            let Some(buf) = spare.take() else { continue };
             let (written, buf) = self.files.rewrite(&self.core.core, place, block.buf.freeze(), buf).await;
             spare = buf.or_else(|| spares.next());
             mended.note(damage, column, written);

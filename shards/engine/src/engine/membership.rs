@@ -192,8 +192,9 @@ impl Engine {
                 states[place] = MemberState::Out;
             }
             let in_sync = groups.in_sync(group, &states);
-            let is_enough = in_sync >= needed && groups.are_enough(&states);
-            if !is_enough && !(was_out && out.len() == 1) {
+            // Nothing changes for one that is out already.
+            let is_enough = was_out && out.len() == 1 || in_sync >= needed && groups.are_enough(&states);
+            if !is_enough {
                 return Err(OrderError::TooFew { in_sync, needed });
             }
             let tolerated = groups.tolerated(&states).unwrap_or(0);

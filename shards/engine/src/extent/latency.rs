@@ -60,9 +60,14 @@ impl Latencies {
         self.counts[bucket_of(latency)] += 1;
         self.total += 1;
         if self.total >= WINDOW {
-            self.counts.iter_mut().for_each(|count| *count /= 2);
-            self.total = self.counts.iter().map(|count| u32::from(*count)).sum();
+            self.forget_half();
         }
+    }
+
+    /// What is known so far counts half as much.
+    pub fn forget_half(&mut self) {
+        self.counts.iter_mut().for_each(|count| *count /= 2);
+        self.total = self.counts.iter().map(|count| u32::from(*count)).sum();
     }
 
     /// The latency that `per_mille` of recent reads did not exceed, at most a quarter too long; `None` while too few are known.

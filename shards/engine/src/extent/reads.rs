@@ -19,6 +19,7 @@ use basalt_reactor::{Buf, Core, File, Monotonic};
 use super::groups::Groups;
 use super::latency::{HedgeBudget, LATE_MAX, Latencies, Standing, late_after};
 use super::members::STUCK_AFTER;
+use super::throttle::Throttle;
 use super::{ArenaFiles, Column, DiskIndex, ExtentClass, Geometry};
 
 /// Reads up to this long are timed apart from longer ones, bytes.
@@ -94,6 +95,7 @@ pub struct DiskReads {
     until_measure: Cell<u32>,
     budget: Cell<HedgeBudget>,
     counts: Cell<ReadCounts>,
+    throttle: RefCell<Throttle>,
     memory: RefCell<Option<Rc<dyn LateMemory>>>,
 }
 
@@ -118,6 +120,7 @@ impl DiskReads {
             until_measure: Cell::new(READS_PER_MEASURE),
             budget: Cell::default(),
             counts: Cell::default(),
+            throttle: RefCell::default(),
             memory: RefCell::default(),
         })
     }
@@ -141,6 +144,11 @@ impl DiskReads {
     /// What this core's reads of each disk came to.
     pub(crate) fn tallies(&self) -> Vec<DiskTally> {
         self.disks.borrow().iter().map(|disk| disk.tally).collect()
+    }
+
+    /// How rebuilding gets along with this core's users.
+    pub(crate) fn throttle(&self) -> std::cell::RefMut<'_, Throttle> {
+        self.throttle.borrow_mut()
     }
 
     fn note_error(&self, disk: DiskIndex) {
@@ -456,6 +464,7 @@ impl Watch {
         }
         if seen {
             self.reads.note_latency(self.disk, self.len, elapsed);
+            self.reads.throttle().note_user(self.started, self.core.now());
         }
     }
 }

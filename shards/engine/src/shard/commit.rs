@@ -166,9 +166,12 @@ impl Shard {
         self.check_healthy()?;
         change.check(LogWriter::batch_len_max(&self.files))?;
         let (done, answer) = once();
+        let begun = self.core.now();
         self.commits.pending.borrow_mut().push_back(Pending { change, done });
         self.commits.work.notify();
-        answer.await.unwrap_or(Err(EngineError::Closed))
+        let answer = answer.await;
+        self.files.reads().throttle().note_user(begun, self.core.now());
+        answer.unwrap_or(Err(EngineError::Closed))
     }
 
     /// The state between two batches, as soon as the one in flight is applied.

@@ -1,21 +1,26 @@
 //! Rebuilding a disk that came back or took another's place: into each of its slots goes what belongs there.
 //!
 //! From `until` on every core wrote the disk's columns with all others; below it, extents are rebuilt one after the other in the order
-//! of their ids. Everything that is written was verified first: stripes against the checksums of their directory chunks, log
-//! batches and index tables by their own. The position is kept in the root, so a restart goes on where this one was.
+//! of their ids, each on all disks that lack it together. Everything that is written was verified first: stripes against the
+//! checksums of their directory chunks, log batches and index tables by their own. An extent is flushed once, when it is
+//! whole, for nobody reads the disk before all of it is there. The position is kept in the root, so a restart goes on where
+//! this one was.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use basalt_reactor::arena::BUF_LEN_MAX;
 use basalt_reactor::disk::BLOCK_LEN;
-use basalt_reactor::{File, Slice, WriteMode};
+use basalt_reactor::{Monotonic, Slice};
 
 use super::Shard;
 use super::checkpoint::ROOT_TURN;
 use crate::body::{BlockRow, Bodies};
 use crate::error::EngineError;
+use crate::extent::flushes::FlushMark;
 use crate::extent::members::{MemberState, Outcome};
+use crate::extent::table::Extent;
 use crate::extent::{Column, DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::format::log_header::LogHeader;
 use crate::format::root::Rebuild;
@@ -48,11 +53,37 @@ impl RebuildLens {
 
 /// What became of one extent.
 enum Step {
-    Done,
+    /// Those of its columns are durable that lie on these disks; the others of its disks are out again.
+    Done(Vec<DiskIndex>),
     /// Somebody still writes to it.
     Wait,
-    /// The disk is out again.
-    Out,
+}
+
+/// What a shard knows of the rebuilding that is under way, beyond its positions.
+#[derive(Default)]
+struct UnderWay {
+    /// Joinings whose disks have the room that they need.
+    prepared: BTreeSet<(DiskIndex, u64)>,
+    /// When the first core was told last that this shard's part is done.
+    told: BTreeMap<(DiskIndex, u64), Monotonic>,
+}
+
+/// Columns of one extent on disks that are behind, which are made together.
+struct Target<'a> {
+    placement: &'a Placement,
+    /// With what was flushed before anything was written.
+    columns: Vec<(Column, FlushMark)>,
+}
+
+impl Target<'_> {
+    fn disks(&self) -> Vec<DiskIndex> {
+        self.columns.iter().map(|(column, _)| column.disk).collect()
+    }
+
+    /// A disk is out again.
+    fn drop_disk(&mut self, disk: DiskIndex) {
+        self.columns.retain(|(column, _)| column.disk != disk);
+    }
 }
 
 impl Shard {
@@ -115,63 +146,91 @@ impl Shard {
 
     /// Rebuilds whatever is behind, one extent at a time, until the shard fails.
     pub(crate) async fn run_rebuilds(self: Rc<Self>, bodies: Rc<Bodies>, tell: TellRebuilt) {
+        let mut under_way = UnderWay::default();
         loop {
             let failed = || self.failed.borrow().is_some();
             self.rebuilding.wait_until(|| failed() || !self.rebuilds_under_way().is_empty()).await;
             if failed() {
                 return;
             }
-            let Some(rebuild) = self.rebuilds_under_way().first().copied() else { continue };
-            if let Err(error) = self.rebuild(&bodies, rebuild, &tell).await {
-                tracing::warn!(shard = self.id, disk = rebuild.disk.0, %error, "rebuilding stopped; it is tried again");
+            if let Err(error) = self.rebuild_next(&bodies, &mut under_way, &tell).await {
+                tracing::warn!(shard = self.id, %error, "rebuilding stopped; it is tried again");
                 self.core.sleep(TELL_EVERY).await;
+            }
+            if self.rebuilds_under_way().is_empty() {
+                under_way = UnderWay::default();
+                self.files.reads().throttle().end();
             }
         }
     }
 
-    async fn rebuild(
+    /// Rebuilds the next extent on all disks that lack it; where none is left, sees to what comes after.
+    async fn rebuild_next(
         self: &Rc<Self>,
         bodies: &Rc<Bodies>,
-        rebuild: Rebuild,
+        under_way: &mut UnderWay,
         tell: &TellRebuilt,
     ) -> Result<(), EngineError> {
-        let Rebuild { disk, joined, until, .. } = rebuild;
-        let goes_on = || {
-            let known = |rebuild: &Rebuild| rebuild.disk == disk && rebuild.joined == joined;
-            self.failed.borrow().is_none() && self.rebuilds_under_way().iter().any(known)
-        };
-        self.space.catch_up(disk).await?;
-        // Only then is the current log extent one that the disk has from its beginning.
-        while self.log_epoch.get() < joined && goes_on() {
-            self.core.sleep(RETRY_AFTER).await;
+        let rebuilds = self.rebuilds_under_way();
+        for rebuild in &rebuilds {
+            if under_way.prepared.contains(&(rebuild.disk, rebuild.joined)) {
+                continue;
+            }
+            self.space.catch_up(rebuild.disk).await?;
+            under_way.prepared.insert((rebuild.disk, rebuild.joined));
+            tracing::info!(
+                shard = self.id,
+                disk = rebuild.disk.0,
+                from = rebuild.next.0,
+                until = rebuild.until.0,
+                "rebuilding"
+            );
         }
-        let total = self.to_rebuild(&rebuild).len();
-        tracing::info!(shard = self.id, disk = disk.0, extents = total, "rebuilding");
-        while goes_on() {
-            let position = self.rebuilds.borrow().iter().find(|other| other.disk == disk).copied();
-            let Some(placement) = position.and_then(|position| self.to_rebuild(&position).into_iter().next())
-            else {
-                break;
-            };
-            let began = self.core.now();
-            match self.rebuild_extent(bodies, &placement, disk).await? {
-                Step::Done => self.advance_rebuild(disk, joined, ExtentId(placement.id.0 + 1)),
+        // Only in its epoch is the current log extent one that a disk has from its beginning.
+        let entered = |rebuild: &&Rebuild| self.log_epoch.get() >= rebuild.joined;
+        let ready: Vec<Rebuild> = rebuilds.iter().filter(entered).copied().collect();
+        if let Some(placement) = self.next_to_rebuild(&ready) {
+            let lacks = |rebuild: &&Rebuild| is_due(&placement, rebuild);
+            let due: Vec<Rebuild> = ready.iter().filter(lacks).copied().collect();
+            match self.rebuild_extent(bodies, &placement, &due).await? {
+                Step::Done(disks) => {
+                    for rebuild in due.iter().filter(|rebuild| disks.contains(&rebuild.disk)) {
+                        self.advance_rebuild(rebuild.disk, rebuild.joined, ExtentId(placement.id.0 + 1));
+                    }
+                }
                 Step::Wait => self.core.sleep(RETRY_AFTER).await,
-                Step::Out => return Ok(()),
-            }
-            // Users first: as long a pause as the work took.
-            if self.commits.len() > 0 {
-                self.core.sleep(self.core.now().since(began)).await;
             }
         }
-        self.advance_rebuild(disk, joined, until);
-        // The manifest is not copied: the next one has the disk among its places.
-        while goes_on() && self.root.borrow().manifest.iter().any(|placement| placement.id < until) {
-            self.checkpoint_now().await?;
+        let mut checkpointed = false;
+        for rebuild in &ready {
+            let position = self.rebuilds.borrow().iter().find(|other| other.disk == rebuild.disk).copied();
+            let Some(position) = position.filter(|position| position.joined == rebuild.joined) else {
+                continue;
+            };
+            if self.next_to_rebuild(&[position]).is_some() {
+                continue;
+            }
+            self.advance_rebuild(rebuild.disk, rebuild.joined, rebuild.until);
+            // The manifest is not copied: the next one has the disk among its places.
+            let is_old = |placement: &Placement| placement.id < rebuild.until;
+            if self.root.borrow().manifest.iter().any(is_old) {
+                if !checkpointed {
+                    self.checkpoint_now().await?;
+                    checkpointed = true;
+                }
+                continue;
+            }
+            let now = self.core.now();
+            let told = under_way.told.entry((rebuild.disk, rebuild.joined));
+            let is_first = matches!(told, std::collections::btree_map::Entry::Vacant(_));
+            let last = told.or_insert(now);
+            if is_first || now.since(*last) >= TELL_EVERY {
+                *last = now;
+                tell(rebuild.disk, rebuild.joined);
+            }
         }
-        while goes_on() {
-            tell(disk, joined);
-            self.core.sleep(TELL_EVERY).await;
+        if self.next_to_rebuild(&self.rebuilds_under_way()).is_none() || ready.len() < rebuilds.len() {
+            self.core.sleep(RETRY_AFTER).await;
         }
         Ok(())
     }
@@ -184,44 +243,42 @@ impl Shard {
         }
     }
 
-    /// Extents of which the disk has a column that is still to be made, in the order of their ids.
-    fn to_rebuild(&self, rebuild: &Rebuild) -> Vec<Placement> {
-        let is_due = |placement: &Placement| {
-            (rebuild.next..rebuild.until).contains(&placement.id) && has_column_on(placement, rebuild.disk)
-        };
+    /// The first extent, in the order of ids, of which one of these disks has a column that is still to be made.
+    fn next_to_rebuild(&self, rebuilds: &[Rebuild]) -> Option<Placement> {
+        let lacks = |placement: &Placement| rebuilds.iter().any(|rebuild| is_due(placement, rebuild));
         let extents = self.space.extents.borrow();
         // What the log writes to now, it writes on every disk.
-        let is_current = |class, sealed: bool| class == ExtentClass::Log && !sealed;
-        let mut due: Vec<Placement> = extents
-            .iter()
-            .filter(|extent| !is_current(extent.placement.class, extent.sealed))
-            .map(|extent| (*extent.placement).clone())
-            .filter(is_due)
-            .collect();
-        due.extend(self.index.manifest().placements().filter(|placement| is_due(placement)).cloned());
-        due.sort_by_key(|placement| placement.id);
-        due
+        let is_current = |extent: &Extent| extent.placement.class == ExtentClass::Log && !extent.sealed;
+        let extent = extents.iter().find(|extent| !is_current(extent) && lacks(&extent.placement));
+        let manifest = self.index.manifest();
+        let table = manifest.placements().filter(|placement| lacks(placement)).min_by_key(|table| table.id);
+        let extent = extent.map(|extent| &*extent.placement);
+        extent.into_iter().chain(table).min_by_key(|placement| placement.id).cloned()
     }
 
     async fn rebuild_extent(
         self: &Rc<Self>,
         bodies: &Rc<Bodies>,
         placement: &Placement,
-        disk: DiskIndex,
+        due: &[Rebuild],
     ) -> Result<Step, EngineError> {
+        let flushes = self.files.flushes();
+        let column = |rebuild: &Rebuild| (column_on(placement, rebuild.disk), flushes.mark(rebuild.disk));
+        let target = Target { placement, columns: due.iter().map(column).collect() };
+        let gone = Ok(Step::Done(target.disks()));
         match placement.class {
-            ExtentClass::Data => self.rebuild_data(bodies, placement, disk).await,
+            ExtentClass::Data => self.rebuild_data(bodies, target).await,
             ExtentClass::Log => {
-                let Some(_pin) = self.pin_guard(placement.id) else { return Ok(Step::Done) };
-                self.rebuild_log(placement, disk).await
+                let Some(_pin) = self.pin_guard(placement.id) else { return gone };
+                self.rebuild_log(target).await
             }
             ExtentClass::Table => {
                 // No table's slot is given back while nobody makes a root.
                 let _turn = self.roots.lock(ROOT_TURN).await;
                 if self.index.manifest().placements().any(|current| current.id == placement.id) {
-                    self.rebuild_table(placement, disk).await
+                    self.rebuild_table(target).await
                 } else {
-                    Ok(Step::Done)
+                    gone
                 }
             }
         }
@@ -230,39 +287,48 @@ impl Shard {
     async fn rebuild_data(
         self: &Rc<Self>,
         bodies: &Rc<Bodies>,
-        placement: &Placement,
-        disk: DiskIndex,
+        mut target: Target<'_>,
     ) -> Result<Step, EngineError> {
+        let placement = target.placement;
         if self.is_written_to(placement.id) {
             return Ok(Step::Wait);
         }
-        let Some(pin) = self.pin_guard(placement.id) else { return Ok(Step::Done) };
+        let Some(_pin) = self.pin_guard(placement.id) else { return Ok(Step::Done(target.disks())) };
         let geometry = *self.files.geometry();
         let directory = bodies.walk(placement).await;
-        let column = column_on(placement, disk);
         for chunk in &directory.chunks {
             for entry in chunk.entries.iter().filter(|entry| entry.fits(&geometry)) {
                 for row in BlockRow::of_entry(placement.id, entry, &geometry) {
-                    if self.files.members().state(disk) != MemberState::Behind {
-                        return Ok(Step::Out);
+                    let begun = self.core.now();
+                    self.drop_absent(&mut target);
+                    if target.columns.is_empty() {
+                        return Ok(Step::Done(Vec::new()));
                     }
-                    let mended = bodies.mend(placement, &row).await;
-                    if let Some((_, error)) = mended.refused.iter().find(|(column, _)| column.disk == disk) {
-                        let out = self.files.members().exclude(disk, error.to_string()).await;
-                        return if out { Ok(Step::Out) } else { Ok(Step::Wait) };
+                    let disks = target.disks();
+                    let mended = bodies.mend_with(placement, &row, &disks).await;
+                    if mended.unanswered {
+                        return Ok(Step::Wait);
                     }
-                    self.yield_to_users().await;
+                    for (column, error) in
+                        mended.refused.iter().filter(|(column, _)| disks.contains(&column.disk))
+                    {
+                        if !self.files.members().exclude(column.disk, error.to_string()).await {
+                            return Ok(Step::Wait);
+                        }
+                    }
+                    self.rest_after(begun).await;
                 }
             }
             let bytes = chunk.encode(bodies.origin());
             let offset = u64::from(chunk.block) * BLOCK_LEN as u64;
-            if self.write_column(ExtentClass::Data, column, offset, &bytes).await? == Outcome::Out {
-                return Ok(Step::Out);
-            }
+            self.write_columns(ExtentClass::Data, &mut target, offset, &bytes).await?;
         }
-        let step = self.sync_column(ExtentClass::Data, column).await;
-        drop(pin);
-        step
+        self.sync_columns(ExtentClass::Data, target).await
+    }
+
+    /// Disks that are not behind any more are none of this rebuilding's concern.
+    fn drop_absent(&self, target: &mut Target<'_>) {
+        target.columns.retain(|(column, _)| self.files.members().state(column.disk) == MemberState::Behind);
     }
 
     /// Whether writers may still write to a data extent; sees to it that no new ones begin.
@@ -274,51 +340,52 @@ impl Shard {
         self.space.extents.borrow().get(id).is_some_and(|extent| extent.lease_count > 0)
     }
 
-    async fn rebuild_log(&self, placement: &Placement, disk: DiskIndex) -> Result<Step, EngineError> {
-        let column = column_on(placement, disk);
+    async fn rebuild_log(&self, mut target: Target<'_>) -> Result<Step, EngineError> {
+        let placement = target.placement;
         let Some(nonce) = self.space.extents.borrow().get(placement.id).map(|extent| extent.nonce) else {
-            return Ok(Step::Done);
+            return Ok(Step::Done(target.disks()));
         };
         // The header is the same on every replica, whichever is left.
-        for &other in placement.columns.iter().filter(|other| other.disk != disk) {
+        for &other in &placement.columns {
             let header = self.read_column(ExtentClass::Log, other, 0, LOG_HEADER_LEN as usize).await;
             let Some(bytes) = header else { continue };
             let is_right = LogHeader::decode(&bytes)
                 .is_ok_and(|header| header.extent == placement.id && header.nonce == nonce);
             if is_right {
-                if self.write_column(ExtentClass::Log, column, 0, &bytes).await? == Outcome::Out {
-                    return Ok(Step::Out);
-                }
+                self.write_columns(ExtentClass::Log, &mut target, 0, &bytes).await?;
                 break;
             }
         }
+        // Disks that are behind are not read, so leaving out one leaves out none that is.
+        let Some(&without) = target.disks().first() else { return Ok(Step::Done(Vec::new())) };
         let extent = LogExtent { placement: Rc::new(placement.clone()), nonce };
-        let mut batches = BatchScan::new(&self.core, &self.files, self.id, &extent, disk);
+        let mut batches = BatchScan::new(&self.core, &self.files, self.id, &extent, without);
+        let mut begun = self.core.now();
         while let Some((offset, bytes)) = batches.next().await {
-            if self.write_column(ExtentClass::Log, column, offset, &bytes).await? == Outcome::Out {
-                return Ok(Step::Out);
-            }
-            self.yield_to_users().await;
+            self.write_columns(ExtentClass::Log, &mut target, offset, &bytes).await?;
+            self.rest_after(begun).await;
+            begun = self.core.now();
         }
-        self.sync_column(ExtentClass::Log, column).await
+        self.sync_columns(ExtentClass::Log, target).await
     }
 
-    async fn rebuild_table(&self, placement: &Placement, disk: DiskIndex) -> Result<Step, EngineError> {
-        let column = column_on(placement, disk);
-        let mut frames = Frames::new(&self.core, &self.files, placement, disk);
+    async fn rebuild_table(&self, mut target: Target<'_>) -> Result<Step, EngineError> {
+        let Some(&without) = target.disks().first() else { return Ok(Step::Done(Vec::new())) };
+        let mut frames = Frames::new(&self.core, &self.files, target.placement, without);
+        // Whoever makes a root waits: no rests here.
         while let Some((offset, bytes)) = frames.next().await {
-            if self.write_column(ExtentClass::Table, column, offset, &bytes).await? == Outcome::Out {
-                return Ok(Step::Out);
-            }
+            self.write_columns(ExtentClass::Table, &mut target, offset, &bytes).await?;
         }
-        self.sync_column(ExtentClass::Table, column).await
+        self.sync_columns(ExtentClass::Table, target).await
     }
 
-    async fn yield_to_users(&self) {
-        if self.commits.len() > 0 {
-            self.core.sleep(Duration::from_millis(1)).await;
-        } else {
+    /// Rests after work that began at `begun`, as users need it.
+    async fn rest_after(&self, begun: Monotonic) {
+        let rest = self.files.reads().throttle().rest_after(begun, self.core.now());
+        if rest.is_zero() {
             self.core.yield_now().await;
+        } else {
+            self.core.sleep(rest).await;
         }
     }
 
@@ -338,40 +405,51 @@ impl Shard {
         }
     }
 
-    /// Writes `bytes`, whole blocks, to a column of the disk that is rebuilt.
-    async fn write_column(
+    /// Writes `bytes`, whole blocks, to all columns that are rebuilt. Disks that go out meanwhile are left out.
+    async fn write_columns(
         &self,
         class: ExtentClass,
-        column: Column,
+        target: &mut Target<'_>,
         offset: u64,
         bytes: &[u8],
-    ) -> Result<Outcome, EngineError> {
+    ) -> Result<(), EngineError> {
         for (part, at) in bytes.chunks(BUF_LEN_MAX).zip((0..).step_by(BUF_LEN_MAX)) {
-            let Some((file, start)) = self.files.locate(class, column) else { return Ok(Outcome::Out) };
             let mut buf = self.core.arena().alloc(part.len()).await;
             buf.set_len(part.len());
             buf.copy_from_slice(part);
-            let at = start + offset + at as u64;
-            let write = async move { file.write_at(buf.freeze(), at, WriteMode::Volatile).await };
-            let ended = self.files.carry_out(&self.core, column.disk, write).await;
-            if ended.map_err(|error| failed(column.disk, &error))? == Outcome::Out {
-                return Ok(Outcome::Out);
+            let bytes = buf.freeze();
+            for (column, _) in target.columns.clone() {
+                let place = (class, column, offset + at as u64);
+                let written = self.files.write_unsynced(&self.core, place, bytes.clone()).await;
+                if written.map_err(|error| failed(column.disk, &error))? == Outcome::Out {
+                    target.drop_disk(column.disk);
+                }
             }
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
-    async fn sync_column(&self, class: ExtentClass, column: Column) -> Result<Step, EngineError> {
-        let Some((file, _)): Option<(File, u64)> = self.files.locate(class, column) else {
-            return Ok(Step::Out);
-        };
-        let sync = self.files.sync(column.disk, &file);
-        match self.files.carry_out(&self.core, column.disk, sync).await {
-            Ok(Outcome::Done) => Ok(Step::Done),
-            Ok(Outcome::Out) => Ok(Step::Out),
-            Err(error) => Err(failed(column.disk, &error)),
+    /// Makes durable what was written.
+    async fn sync_columns(&self, class: ExtentClass, mut target: Target<'_>) -> Result<Step, EngineError> {
+        for (column, mark) in target.columns.clone() {
+            let Some((file, _)) = self.files.locate(class, column) else {
+                target.drop_disk(column.disk);
+                continue;
+            };
+            let (files, core) = (Rc::clone(&self.files), self.core.clone());
+            let sync = async move { files.sync_since(&core, column.disk, &file, mark).await };
+            let synced = self.files.carry_out(&self.core, column.disk, sync).await;
+            if synced.map_err(|error| failed(column.disk, &error))? == Outcome::Out {
+                target.drop_disk(column.disk);
+            }
         }
+        Ok(Step::Done(target.disks()))
     }
+}
+
+/// Whether the disk's column of an extent is still to be made.
+fn is_due(placement: &Placement, rebuild: &Rebuild) -> bool {
+    (rebuild.next..rebuild.until).contains(&placement.id) && has_column_on(placement, rebuild.disk)
 }
 
 fn has_column_on(placement: &Placement, disk: DiskIndex) -> bool {
