@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[expect(dead_code, reason = "the server's own tests use all of it")]
 #[path = "server/child.rs"]
 mod child;
 #[expect(dead_code, reason = "the tests of objects use all of it")]

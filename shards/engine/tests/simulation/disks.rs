@@ -192,6 +192,66 @@ pub(crate) fn spare(seed: u64) -> Outcome {
     finish(&world, &shared)
 }
 
+/// Two disks are behind at a time, one of them later or emptied, and are rebuilt together under load and over a crash; then the
+/// other two are lost.
+pub(crate) fn two_behind(seed: u64) -> Outcome {
+    let mut random = Random::new(seed ^ 0x0000_2be4);
+    let layout = Layout::of(2, 2, &mut random);
+    let mut world = layout.world(seed, CAPACITY);
+    let shared = Shared::new();
+    shared.len_max.set(300 << 10);
+    let disks: Vec<_> = layout.disk_names().iter().map(|name| world.disk(name)).collect();
+    let blank = disks[0].image();
+    let (first, second) = [(0, 1), (3, 1), (2, 0)][random.below(3) as usize];
+    let cores = world.boot(1 + random.below(2) as u16);
+    let (state, all, mut own) = (Rc::clone(&shared), disks.clone(), random.fork());
+    let (apart, emptied, empty) = (random.below(8000), random.coin(), blank.clone());
+    let run = async move {
+        let cluster = Cluster::start(cores, layout).await;
+        work(&cluster, &state, &mut own, 60).await;
+        all[first].unplug();
+        all[second].unplug();
+        work(&cluster, &state, &mut own, 60).await;
+        if emptied {
+            all[second].put_image(empty);
+        }
+        all[first].plug();
+        cluster.engines[0].core().sleep(Duration::from_millis(apart)).await;
+        all[second].plug();
+        work(&cluster, &state, &mut own, 60).await;
+        wait(&cluster, &mut own, "whole", is_whole).await;
+        check(&cluster, &state, &mut own).await;
+    };
+    if random.coin() {
+        world.run(run);
+    } else {
+        world.run_events(30_000 + random.below(60_000), run);
+    }
+    disks.iter().for_each(|disk| disk.plug());
+    world.crash(if random.coin() { Crash::PowerCut } else { Crash::Kill });
+    let cores = world.boot(1);
+    let (state, mut own) = (Rc::clone(&shared), random.fork());
+    world.run(async move {
+        let cluster = Cluster::start(cores, layout).await;
+        work(&cluster, &state, &mut own, 20).await;
+        wait(&cluster, &mut own, "whole", is_whole).await;
+        check(&cluster, &state, &mut own).await;
+    });
+    world.crash(Crash::PowerCut);
+    for lost in (0..4).filter(|disk| *disk != first && *disk != second) {
+        disks[lost].put_image(blank.clone());
+        disks[lost].unplug();
+    }
+    let cores = world.boot(1);
+    let (state, mut own) = (Rc::clone(&shared), random.fork());
+    world.run(async move {
+        let cluster = Cluster::start_degraded(cores, layout).await;
+        check(&cluster, &state, &mut own).await;
+        drain(&cluster, &state, &mut own).await;
+    });
+    finish(&world, &shared)
+}
+
 /// How a disk misbehaves that still takes every write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -206,7 +266,7 @@ enum Fault {
 pub(crate) fn records(seed: u64) -> Outcome {
     let fault = [Fault::ManyErrors, Fault::FewErrors, Fault::Slow, Fault::AllSlow][(seed % 4) as usize];
     let mut random = Random::new(seed ^ 0x4ec0);
-    let layout = Layout { k: 3, m: 2, shards: 2, strip_len: 4096 };
+    let layout = Layout { shards: 2, strip_len: 4096, ..Layout::of(3, 2, &mut random) };
     let mut world = layout.world(seed, CAPACITY);
     let shared = Shared::new();
     let all: Vec<_> = layout.disk_names().iter().map(|name| world.disk(name)).collect();
@@ -226,7 +286,7 @@ pub(crate) fn records(seed: u64) -> Outcome {
             |millis| Faults { stall: 1.0, stall_for: Duration::from_millis(millis), ..Faults::default() };
         match fault {
             Fault::ManyErrors => {
-                all[place].set_faults(Faults { read_error: 0.02, ..Faults::default() });
+                all[place].set_faults(Faults { read_error: 0.1, ..Faults::default() });
             }
             Fault::FewErrors => {
                 all[place].set_faults(Faults { read_error: 0.0001, ..Faults::default() });

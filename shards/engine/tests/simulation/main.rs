@@ -146,6 +146,12 @@ fn a_spare_disk_takes_the_place_of_one_that_is_gone() {
 }
 
 #[test]
+fn two_disks_that_are_behind_are_rebuilt_together() {
+    let total = run_all(12, disks::two_behind);
+    must_reach(total.acknowledged > 0 && total.verified > 0, &total);
+}
+
+#[test]
 fn disks_go_by_their_record_and_not_for_a_common_cause() {
     let total = run_all(4, disks::records);
     must_reach(total.verified > 0, &total);
