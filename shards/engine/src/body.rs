@@ -71,6 +71,7 @@ pub struct BodyCore {
     recoveries: Rc<Budget>,
     /// Blocks that readers restored from redundancy.
     restored: Cell<u64>,
+    serves_requests: bool,
 }
 
 /// Bodies of one shard, as moved by one core.
@@ -98,7 +99,7 @@ impl BodyCore {
         let budget = Budget::new((capacity / 4 * 3).max(stripe_len));
         let workspace_len = recover::workspace_len(geometry, layout::BLOCK_CRC_LEN as usize);
         let recoveries = Budget::new((capacity / RECOVERY_SHARE).max(workspace_len));
-        Rc::new(BodyCore { core, codec, budget, recoveries, restored: Cell::new(0) })
+        Rc::new(BodyCore { core, codec, budget, recoveries, restored: Cell::new(0), serves_requests: true })
     }
 
     /// A core's memory for what it moves of its own accord: apart from that of requests, since requests may wait for the space
@@ -110,7 +111,7 @@ impl BodyCore {
             Budget::new((self.core.arena().usage().capacity / COLLECTION_SHARE).max(2 * working_len));
         let codec = RefCell::new(Codec::new(geometry.k, geometry.m));
         let (core, recoveries) = (self.core.clone(), Rc::clone(&self.recoveries));
-        Rc::new(BodyCore { core, codec, budget, recoveries, restored: Cell::new(0) })
+        Rc::new(BodyCore { core, codec, budget, recoveries, restored: Cell::new(0), serves_requests: false })
     }
 
     /// The memory that requests are admitted with.
@@ -139,7 +140,10 @@ impl Bodies {
         origin: Origin,
     ) -> Rc<Bodies> {
         let syncs = SyncGroup::new(core.core.clone(), Rc::clone(&files));
-        files.reads().account_with(Rc::clone(&core.budget) as Rc<dyn LateMemory>);
+        // What late reads hold is the requests' loss: of collection's little memory a stuck disk would soon have all.
+        if core.serves_requests {
+            files.reads().account_with(Rc::clone(&core.budget) as Rc<dyn LateMemory>);
+        }
         Rc::new(Bodies { core, files, lessor, syncs, origin, column_writes: Cell::new(0) })
     }
 

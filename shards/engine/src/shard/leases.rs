@@ -191,6 +191,13 @@ impl Shard {
         extents.iter().any(|extent| extent.placement.class == ExtentClass::Data && is_dead(extent))
     }
 
+    /// Blocks per column left in the extent that collection writes to.
+    pub(super) fn collection_room(&self) -> u32 {
+        let extents = self.space.extents.borrow();
+        let open = self.leases.open_to_collection.get().and_then(|id| extents.get(id));
+        open.map_or(0, |extent| self.column_blocks() - extent.next_block)
+    }
+
     fn has_room(&self, open: &Cell<Option<ExtentId>>, blocks: u32, column_blocks: u32) -> bool {
         let extents = self.space.extents.borrow();
         let open = open.get().and_then(|id| extents.get(id));

@@ -122,6 +122,7 @@ impl Shard {
             }
             attempts += 1;
         }
+        self.await_collection().await;
         self.wait_for_index().await
     }
 

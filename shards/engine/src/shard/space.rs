@@ -17,7 +17,7 @@ use crate::body::DeviceError;
 use crate::error::EngineError;
 use crate::extent::groups::{GroupIndex, GroupRole};
 use crate::extent::members::MemberState;
-use crate::extent::table::ExtentTable;
+use crate::extent::table::{Extent, ExtentTable};
 use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::index::{NoSpace, TableAllocator};
 use crate::wait::KeyLocks;
@@ -31,6 +31,14 @@ const TABLE_SLOT_RESERVE_OF_LOG: u64 = 6;
 
 /// Log slots that bodies leave free.
 const LOG_SLOT_RESERVE: u64 = 2;
+
+/// One part in so many of a disk that the logs of all shards may take before collection empties them whatever it gains, and how
+/// many slots a log may have in any case.
+const LOG_SHARE: u64 = 8;
+const LOG_SLOTS_MIN: u64 = 16;
+
+/// A disk with less than one part in so many available is tight.
+const TIGHT_SHARE: u64 = 3;
 
 /// Data slots that everything but a collection step leaves free, or leaves room for: what a step moves goes there.
 const DATA_SLOT_RESERVE: u32 = 1;
@@ -59,6 +67,8 @@ pub(crate) struct Space {
     tables: RefCell<BTreeMap<ExtentId, Placement>>,
     /// Set when something that grows the store found no room, cleared when room appears.
     full: Cell<bool>,
+    log_long: Cell<bool>,
+    tight: Cell<bool>,
     /// Recovery may use the reserve: what it needs comes back with its first root.
     opening: Cell<bool>,
 }
@@ -79,6 +89,8 @@ impl Space {
             growing: Rc::default(),
             tables: RefCell::default(),
             full: Cell::new(false),
+            log_long: Cell::new(false),
+            tight: Cell::new(false),
             opening: Cell::new(true),
         })
     }
@@ -100,6 +112,8 @@ impl Space {
         let low = self.has_less(&home, reserve);
         let log_slots = self.extents.borrow().free_extents(ExtentClass::Log, &home);
         self.full.set(low && u64::from(log_slots) < LOG_SLOT_RESERVE);
+        self.log_long.set(self.measure_log());
+        self.tight.set(self.measure_tightness());
     }
 
     /// Whether what is allocated now may use the reserve.
@@ -125,6 +139,48 @@ impl Space {
         let slot_len = self.files.geometry().log_slot_len;
         let reserve = self.reserve_len(ExtentClass::Log, self.files.home()) + slot_len * LOG_SLOT_RESERVE;
         slots <= LOG_SLOT_RESERVE && self.has_less(&home, reserve)
+    }
+
+    /// Whether log extents took more of some disk, when last looked at, than is good for a class that never gives a slot back.
+    pub(crate) fn is_log_long(&self) -> bool {
+        self.log_long.get()
+    }
+
+    /// Whether little enough was available on some disk, when last looked at, that garbage must not pile up.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.tight.get()
+    }
+
+    fn measure_tightness(&self) -> bool {
+        // With several sets, tight is what the roomiest of them says: that is where bodies go.
+        self.rooms().iter().all(|room| room.available < room.total / TIGHT_SHARE)
+    }
+
+    fn measure_log(&self) -> bool {
+        let extents = self.extents.borrow();
+        let slot_len = self.files.geometry().log_slot_len;
+        let shards_at_home = self.homes.iter().filter(|&&home| home == self.files.home()).count() as u64;
+        self.files.home_disks().iter().any(|&disk| {
+            let lies_there = |extent: &&Extent| {
+                let placement = &extent.placement;
+                placement.class == ExtentClass::Log
+                    && placement.columns.iter().any(|column| column.disk == disk)
+            };
+            let count = extents.iter().filter(lies_there).count() as u64;
+            let space = self.files.disk(disk).and_then(|files| files.disk.space().ok());
+            let share =
+                space.map_or(u64::MAX, |space| space.total / LOG_SHARE / shards_at_home.max(1) / slot_len);
+            count > share.max(LOG_SLOTS_MIN)
+        })
+    }
+
+    /// Whether the log can take another extent beside the one that is kept ready.
+    pub(crate) fn has_log_slot(&self) -> bool {
+        let slot_len = self.files.geometry().log_slot_len;
+        let home = self.files.home_disks();
+        let reserve = self.reserve_len(ExtentClass::Log, self.files.home());
+        self.extents.borrow().free_extents(ExtentClass::Log, &home) > 0
+            || !self.has_less(&home, reserve + slot_len)
     }
 
     /// Whether one of `disks` has less than `len` bytes available. One that cannot say will say so when it is written to.

@@ -77,15 +77,16 @@ impl Layout {
         World::new(seed, Config { disks, arena_len: 16 << 20, ..Config::default() })
     }
 
-    /// Everything tiny, so that extents fill, seal and are freed within a short run.
+    /// Everything tiny, so that extents fill, seal and are freed within a short run; longer with strips as long as real ones.
     pub(crate) fn geometry(self) -> Geometry {
+        let strip_len = u64::from(self.strip_len);
         Geometry {
             k: self.k,
             m: self.m,
             strip_len: self.strip_len,
-            log_slot_len: 384 << 10,
-            data_slot_len: 512 << 10,
-            table_slot_len: 256 << 10,
+            log_slot_len: (24 * strip_len).max(384 << 10),
+            data_slot_len: (64 * strip_len).max(512 << 10),
+            table_slot_len: (16 * strip_len).max(256 << 10),
         }
     }
 }

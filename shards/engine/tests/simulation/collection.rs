@@ -4,8 +4,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use basalt_engine::Engine;
-use basalt_reactor::sim::{Crash, Random};
+use basalt_engine::{Engine, EngineError, ObjectDraft};
+use basalt_reactor::sim::{Crash, Random, World};
 
 use crate::client::{Client, Outcome, Shared, bucket_id, check, drain};
 use crate::cluster::{Cluster, Layout};
@@ -130,6 +130,118 @@ pub(crate) fn steady_overwrite(seed: u64) -> Outcome {
             world.crash(if random.coin() { Crash::PowerCut } else { Crash::Kill });
         }
     }
+    let mut outcome = shared.outcome.borrow().clone();
+    outcome.trace = world.trace_hash();
+    outcome
+}
+
+/// Puts an object whose record is far longer than its body; `false` when it was refused for want of room.
+async fn put_described(client: &Client, name: &str, content: Content) -> bool {
+    let engine = &client.engine;
+    let mut writer = engine.write(client.bucket, name.as_bytes(), Some(content.len as u64));
+    writer.write(&content.bytes(0..content.len)).await.expect("it stays in memory");
+    let body = writer.finish().await.expect("it stays in memory");
+    let attributes = vec![("note".to_owned(), "x".repeat(500))];
+    let draft = ObjectDraft { etag: content.etag(), attributes, ..ObjectDraft::default() };
+    let write = client.shared.model.borrow_mut().begin(name, Some(content));
+    match engine.put(client.bucket, name.as_bytes(), draft, body, None).await {
+        Ok(_) => {
+            client.shared.model.borrow_mut().acknowledge(name, write);
+            client.shared.outcome.borrow_mut().acknowledged += 1;
+            true
+        }
+        Err(EngineError::NoSpace) => {
+            client.shared.model.borrow_mut().refuse(name, write);
+            client.shared.outcome.borrow_mut().refused += 1;
+            false
+        }
+        Err(error) => panic!("put: {error}"),
+    }
+}
+
+/// A full disk of tiny objects with long records: moving what a log extent holds writes as much log anew, so moves end for
+/// want of room in the middle of a pack. What was moved until then stays where it is.
+pub(crate) fn cut_short(seed: u64) -> Outcome {
+    let mut random = Random::new(seed ^ 0xc5_1107);
+    let layout = Layout { shards: 1, ..Layout::draw(&mut random) };
+    let mut world = layout.world(seed, (12 << 20) + (random.below(16) << 18));
+    let shared = Shared::new();
+    let cores = world.boot(1);
+    let (state, mut own) = (Rc::clone(&shared), random.fork());
+    world.run(async move {
+        let cluster = Cluster::start(cores, layout).await;
+        let engine = cluster.any(&mut own);
+        let bucket = bucket_id(&engine, &state).await.expect("no device fails");
+        let client = Client { engine: engine.clone(), shared: Rc::clone(&state), bucket };
+        let mut refused = 0;
+        for index in 0..8000 {
+            let content = Content { len: 1 + own.below(200) as usize, tag: own.next_u64() };
+            refused += u32::from(!put_described(&client, &format!("o-{index}"), content).await);
+            if refused > 3 {
+                break;
+            }
+        }
+        for _ in 0..6 {
+            for _ in 0..40 {
+                let name = format!("o-{}", own.below(2000));
+                let content = Content { len: 1 + own.below(200) as usize, tag: own.next_u64() };
+                put_described(&client, &name, content).await;
+            }
+            client.collect().await;
+        }
+        note_moves(&cluster, &state);
+        check(&cluster, &state, &mut own).await;
+    });
+    outcome_of(&world, &shared)
+}
+
+/// A disk that takes no request and answers none: extents are emptied all the same, by what the others hold.
+pub(crate) fn beside_a_stuck_disk(seed: u64) -> Outcome {
+    let mut random = Random::new(seed ^ 0x57_0c4d);
+    let (k, m) = [(1, 1), (2, 1), (2, 2)][random.below(3) as usize];
+    let layout = Layout { shards: 1, ..Layout::of(k, m, &mut random) };
+    let mut world = layout.world(seed, CAPACITY);
+    let shared = Shared::new();
+    let stuck = world.disk(&format!("disk{}", random.below(layout.disk_count() as u64)));
+    let cores = world.boot(1);
+    let (state, mut own) = (Rc::clone(&shared), random.fork());
+    world.run(async move {
+        let cluster = Cluster::start(cores, layout).await;
+        let engine = cluster.any(&mut own);
+        let bucket = bucket_id(&engine, &state).await.expect("no device fails");
+        let client = Client { engine: engine.clone(), shared: Rc::clone(&state), bucket };
+        for index in 0..150 {
+            let content = Content { len: len_of(index, seed), tag: own.next_u64() };
+            client.put_content(&name_of(index), content, &mut own).await;
+        }
+        for index in (0..150).filter(|index| index % 4 > 0) {
+            client.delete(&name_of(index)).await;
+        }
+        engine.checkpoint().await.expect("no device fails");
+        let emptied = || engine.stats().iter().map(|(_, stats)| stats.emptied_count).sum::<u64>();
+        let (before, began) = (emptied(), engine.core().now());
+        stuck.set_stuck(true);
+        for _ in 0..3 {
+            client.collect().await;
+        }
+        assert!(emptied() > before, "nothing was emptied: {:?}", engine.stats());
+        let took = engine.core().now().since(began);
+        assert!(took < Duration::from_secs(60), "it took {took:?}");
+        note_moves(&cluster, &state);
+        check(&cluster, &state, &mut own).await;
+        drain(&cluster, &state, &mut own).await;
+    });
+    outcome_of(&world, &shared)
+}
+
+pub(crate) fn note_moves(cluster: &Cluster, shared: &Shared) {
+    for (_, stats) in cluster.engines.iter().flat_map(Engine::stats) {
+        shared.outcome.borrow_mut().moved += stats.moved_count;
+        shared.outcome.borrow_mut().outrun += stats.outrun_count;
+    }
+}
+
+pub(crate) fn outcome_of(world: &World, shared: &Shared) -> Outcome {
     let mut outcome = shared.outcome.borrow().clone();
     outcome.trace = world.trace_hash();
     outcome

@@ -22,6 +22,8 @@ mod rebuild;
 mod scrub;
 mod slow;
 mod survey;
+mod tightness;
+mod together;
 mod uploads;
 
 use client::Outcome;
@@ -179,6 +181,36 @@ fn a_slow_disk_delays_no_read() {
 fn overwriting_a_full_store_keeps_it_tight_and_moves_lose_to_writes() {
     let total = run_all(3, collection::steady_overwrite);
     must_reach(total.crashes > 0 && total.verified > 0 && total.moved > 0 && total.outrun > 0, &total);
+}
+
+#[test]
+fn moves_that_end_for_want_of_room_lose_nothing() {
+    let total = run_all(6, collection::cut_short);
+    must_reach(total.verified > 0 && total.moved > 0 && total.refused > 0, &total);
+}
+
+#[test]
+fn collection_goes_on_when_a_disk_never_answers() {
+    let total = run_all(6, collection::beside_a_stuck_disk);
+    must_reach(total.verified > 0 && total.moved > 0, &total);
+}
+
+#[test]
+fn a_store_that_is_overwritten_all_the_time_stays_tight() {
+    let total = run_all(1, tightness::at_all_times);
+    must_reach(total.moved > 0, &total);
+}
+
+#[test]
+fn small_objects_take_little_more_than_redundancy_after_repacking() {
+    let total = run_all(1, tightness::repacked);
+    must_reach(total.moved > 0, &total);
+}
+
+#[test]
+fn collection_scrub_and_rebuilding_go_together_through_crashes() {
+    let total = run_all(6, together::run);
+    must_reach(total.crashes > 0 && total.verified > 0 && total.moved > 0 && total.scrubbed > 0, &total);
 }
 
 #[test]

@@ -192,7 +192,7 @@ pub(crate) fn disks_return(seed: u64) -> Outcome {
 }
 
 /// Every disk is in sync; rebuilding takes a while.
-async fn wait_until_whole(cluster: &Cluster, layout: Layout) {
+pub(crate) async fn wait_until_whole(cluster: &Cluster, layout: Layout) {
     let core = cluster.engines[0].core();
     for _ in 0..600 {
         if cluster.engines[0].failures_tolerated() == Some(layout.m) {

@@ -75,6 +75,18 @@ pub(crate) fn slow_disk(seed: u64) -> Outcome {
         for (index, content) in all.into_iter().enumerate() {
             put(&client, &format!("key-{index}"), content).await;
         }
+        // The log goes on, and what is left of its extents moves into packs.
+        let fillers = || (0..300).map(|index| format!("filler-{index}"));
+        for name in fillers() {
+            put(&client, &name, Content { len: 6000, tag: own.next_u64() }).await;
+        }
+        for name in fillers() {
+            client.engine.delete(client.bucket, name.as_bytes(), None).await.expect("nothing is wrong yet");
+        }
+        client.engine.checkpoint().await.expect("nothing is wrong yet");
+        while client.engine.collect().await.expect("nothing is wrong yet") {}
+        let moved: u64 = client.engine.stats().iter().map(|(_, stats)| stats.moved_count).sum();
+        assert!(moved >= KEY_COUNT / 4, "{moved} small objects lie in packs");
         cluster.any(&mut own).checkpoint().await.expect("nothing is wrong yet");
     });
     world.crash(Crash::Kill);

@@ -1,6 +1,7 @@
 //! Multipart uploads through crashes: an upload completes as a whole or not at all, and whatever becomes of it, the
 //! space of its parts comes back.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,10 +13,14 @@ use crate::client::{Client, Outcome, Shared, bucket_id, expect_empty};
 use crate::cluster::{Cluster, Layout};
 use crate::model::Content;
 
+/// The parts of objects that were completed, by the objects' tags.
+pub(crate) type Made = Rc<RefCell<BTreeMap<u64, Vec<Content>>>>;
+
 /// One name per client; it alone works on it.
-struct Uploader {
-    client: Client,
-    name: String,
+pub(crate) struct Uploader {
+    pub(crate) client: Client,
+    pub(crate) name: String,
+    pub(crate) made: Made,
 }
 
 impl Uploader {
@@ -33,7 +38,7 @@ impl Uploader {
             .map(|_| ())
     }
 
-    async fn run(self, shared: Rc<Shared>, mut random: Random, count: u64) {
+    pub(crate) async fn run(self, shared: Rc<Shared>, mut random: Random, count: u64) {
         let (engine, bucket, name) = (&self.client.engine, self.client.bucket, self.name.as_bytes());
         for _ in 0..count {
             let id = engine.create_upload(bucket, name, Vec::new(), 0, false).await.expect("there is room");
@@ -77,6 +82,8 @@ impl Uploader {
         // Its bytes are those of its parts; the tag only tells it from other objects.
         let content = Content { len: usize::try_from(len).expect("small"), tag: random.next_u64() };
         let draft = || ObjectDraft { etag: content.etag(), ..ObjectDraft::default() };
+        let parts = kept.iter().map(|item| Content::of(item.part.etag, item.part.len)).collect();
+        self.made.borrow_mut().insert(content.tag, parts);
         let write = shared.model.borrow_mut().begin(&self.name, Some(content));
         let done = engine.complete_upload(bucket, name, id, draft(), kept.clone(), None).await;
         done.expect("every part is there");
@@ -84,23 +91,29 @@ impl Uploader {
         shared.outcome.borrow_mut().acknowledged += 1;
         let again = engine.complete_upload(bucket, name, id, draft(), kept.clone(), None).await;
         assert_eq!(again, Err(EngineError::NoSuchUpload), "an upload completes once");
-        let reader = engine.open(bucket, name).await.expect("it reads").expect("it was put just now");
-        let mut body = reader.read(0..len).await.expect("it reads");
+        self.verify(shared).await;
+    }
+
+    /// Whatever the object is by now: it has the bytes of its parts.
+    pub(crate) async fn verify(&self, shared: &Shared) {
+        let (engine, bucket, name) = (&self.client.engine, self.client.bucket, self.name.as_bytes());
+        let Some(reader) = engine.open(bucket, name).await.expect("it reads") else { return };
+        let content = Content::of(reader.object().etag, reader.object().len);
+        let mut body = reader.read(0..content.len as u64).await.expect("it reads");
         let mut got = Vec::new();
         while let Some(bytes) = body.next().await {
             got.extend_from_slice(&bytes.expect("nothing is damaged"));
         }
-        let expected = kept.iter().flat_map(|item| {
-            let part = Content::of(item.part.etag, item.part.len);
-            part.bytes(0..part.len)
-        });
+        let made = self.made.borrow();
+        let parts = made.get(&content.tag).expect("somebody completed it");
+        let expected = parts.iter().flat_map(|part| part.bytes(0..part.len));
         assert!(expected.eq(got), "{}: the bytes of its parts in order", self.name);
         shared.outcome.borrow_mut().verified += 1;
     }
 }
 
 /// The uploads that are still open.
-async fn open_uploads(engine: &Engine, bucket: u64) -> Vec<(Vec<u8>, [u8; 16])> {
+pub(crate) async fn open_uploads(engine: &Engine, bucket: u64) -> Vec<(Vec<u8>, [u8; 16])> {
     let query = UploadQuery {
         bucket,
         prefix: Vec::new(),
@@ -138,7 +151,8 @@ pub(crate) fn run(seed: u64) -> Outcome {
                 let seen = seen.map(|object| Content::of(object.etag, object.len));
                 state.model.borrow_mut().settle(&name, seen);
                 let client = Client { engine: engine.clone(), shared: Rc::clone(&state), bucket };
-                let task = Uploader { client, name }.run(Rc::clone(&state), own.fork(), 6);
+                let made = Made::default();
+                let task = Uploader { client, name, made }.run(Rc::clone(&state), own.fork(), 6);
                 running.push(engine.core().spawn(task));
             }
             for uploader in running {

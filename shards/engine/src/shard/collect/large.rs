@@ -129,6 +129,8 @@ impl Collector {
         leases: Leases,
         moved_len: u64,
     ) -> Result<(), EngineError> {
+        self.await_index().await;
+        self.await_log().await?;
         let uses = leases.keep().into_iter();
         let uses = uses.map(|lease| LeaseUse { id: lease.id, blocks: lease.used_blocks }).collect();
         let leases = LeaseGuard::new(&self.shard, uses);
@@ -168,7 +170,10 @@ impl Relocation<'_> {
             Body::Spilled { map } => {
                 self.part_body(&PartBody::Spilled { map: map.clone() }).await?.map(Body::from)
             }
-            Body::Parts(parts) => self.parts(parts.clone()).await?.map(Body::Parts),
+            Body::Parts(parts) => match self.parts(parts.clone()).await? {
+                None => None,
+                Some(parts) => Some(self.describe_parts(self.owner.clone(), parts).await?),
+            },
             Body::SpilledParts { map } => {
                 let parts: Vec<Part> = self.read_blob(map).await?;
                 let moved = self.parts(parts.clone()).await?;
@@ -177,18 +182,22 @@ impl Relocation<'_> {
                 }
                 let owner = self.owner_of(map).unwrap_or(&self.owner).clone();
                 self.forget(map)?;
-                let parts = moved.unwrap_or(parts);
-                if !are_spilled(&parts) {
-                    return Ok(Some(Body::Parts(parts)));
-                }
-                let memory = self.writer_memory().await?;
-                let bodies = &self.collector.bodies;
-                let blob = write_blob(bodies, owner, Some(memory), &mut self.footprint, &parts);
-                let Blob { map, leases, .. } = blob.await?;
-                self.leases.append(leases);
-                Some(Body::SpilledParts { map })
+                Some(self.describe_parts(owner, moved.unwrap_or(parts)).await?)
             }
         })
+    }
+
+    /// A body of `parts`, whose list goes to a blob of `owner` if it is too long for a value.
+    async fn describe_parts(&mut self, owner: Owner, parts: Vec<Part>) -> Result<Body, EngineError> {
+        if !are_spilled(&parts) {
+            return Ok(Body::Parts(parts));
+        }
+        let memory = self.writer_memory().await?;
+        let bodies = &self.collector.bodies;
+        let blob = write_blob(bodies, owner, Some(memory), &mut self.footprint, &parts);
+        let Blob { map, leases, .. } = blob.await?;
+        self.leases.append(leases);
+        Ok(Body::SpilledParts { map })
     }
 
     async fn parts(&mut self, mut parts: Vec<Part>) -> Result<Option<Vec<Part>>, EngineError> {
@@ -322,7 +331,8 @@ impl Relocation<'_> {
             return Err(damaged("a blob is too long"));
         }
         let body = Rc::new(StripedBody::from(map));
-        let bytes = self.collector.read_all(body, 0..map.len, Rc::clone(&self.places)).await?;
+        let (places, on_damage) = (Rc::clone(&self.places), Rc::clone(&self.collector.on_damage));
+        let bytes = self.collector.read_all(body, 0..map.len, places, on_damage).await?;
         Ok(value::decode(&bytes)?)
     }
 

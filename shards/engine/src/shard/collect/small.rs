@@ -7,7 +7,7 @@
 use basalt_reactor::disk::BLOCK_LEN;
 
 use super::Collector;
-use crate::body::directory::Content;
+use crate::body::directory::{self, Content};
 use crate::body::{BodyError, Written};
 use crate::checksum::crc32c;
 use crate::error::EngineError;
@@ -69,10 +69,7 @@ pub(super) struct Packer<'a> {
 
 impl<'a> Packer<'a> {
     pub(super) fn new(collector: &'a Collector) -> Packer<'a> {
-        let geometry = collector.shard.files.geometry();
-        // On tiny extents several packs share one, so that little is left at its end.
-        let share = usize::try_from(geometry.data_slot_len * u64::from(geometry.k) / 8).unwrap_or(usize::MAX);
-        let len_max = PACK_LEN_MAX.min(share);
+        let len_max = collector.pack_len_max();
         Packer { collector, objects: Vec::new(), bytes_len: 0, listed_len: EMPTY_LIST_LEN, len_max }
     }
 
@@ -80,9 +77,15 @@ impl<'a> Packer<'a> {
     pub(super) async fn add(&mut self, object: SmallObject) -> Result<(), EngineError> {
         let value = value::encode(&object.inline());
         let listed_len = pack::listed_len(object.key.len(), value.len());
-        let len = self.bytes_len + self.listed_len + object.bytes.len() + listed_len;
-        if len > self.len_max || self.objects.len() == PACK_COUNT_MAX {
+        let own_len = object.bytes.len() + listed_len;
+        if self.bytes_len + self.listed_len + own_len > self.len_max || self.objects.len() == PACK_COUNT_MAX {
             self.flush().await?;
+        }
+        if self.objects.is_empty() {
+            // What is left of the open extent holds a shorter one, if this object fits.
+            let room = self.collector.pack_room().filter(|&room| room >= EMPTY_LIST_LEN + own_len);
+            let len_max = self.collector.pack_len_max();
+            self.len_max = room.map_or(len_max, |room| room.min(len_max));
         }
         let offset = u32::try_from(self.bytes_len).expect("a pack is at most 1 MiB");
         let item_len = u32::try_from(object.bytes.len()).expect("a small object is at most 64 KiB");
@@ -114,6 +117,23 @@ impl<'a> Packer<'a> {
 }
 
 impl Collector {
+    /// Bytes of the longest pack, list included.
+    fn pack_len_max(&self) -> usize {
+        let geometry = self.shard.files.geometry();
+        // On tiny extents several packs share one, so that little is left at its end.
+        let share = usize::try_from(geometry.data_slot_len * u64::from(geometry.k) / 8).unwrap_or(usize::MAX);
+        PACK_LEN_MAX.min(share)
+    }
+
+    /// Bytes of the longest pack that what is left of the open extent holds, unless that is hardly worth a chunk.
+    pub(super) fn pack_room(&self) -> Option<usize> {
+        let geometry = self.shard.files.geometry();
+        let room = u64::from(self.shard.collection_room()) * BLOCK_LEN as u64;
+        let room = directory::stripes_room(geometry, 0, room) * u64::from(geometry.k);
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        (room >= self.pack_len_max() / 16).then_some(room)
+    }
+
     async fn write_pack(
         &self,
         objects: &[SmallObject],
@@ -156,10 +176,12 @@ impl Collector {
             let moved = Object { body, footprint: vec![footprint], ..object.object.clone() };
             (object, moved)
         });
-        if self.commit_moves(moves.collect()).await? > 0 {
+        let (moved_count, result) = self.commit_moves(moves.collect()).await;
+        // The pack is some object's as soon as one group is in, whatever became of those behind it.
+        if moved_count > 0 {
             leases.committed();
         }
-        Ok(())
+        result
     }
 
     /// Moves objects to the head of the log.
@@ -170,16 +192,20 @@ impl Collector {
             let moved = object.inline();
             (object, moved)
         });
-        let moves: Vec<_> = moves.collect();
+        let moves: Vec<(SmallObject, Object)> = moves.collect();
+        let own_len = |(object, moved): &(SmallObject, Object)| {
+            object.key.len() + value::encode(moved).len() + object.bytes.len()
+        };
+        let len: usize = moves.iter().map(own_len).sum();
+        self.logged_len.set(self.logged_len.get() + len as u64);
         if moves.is_empty() {
             return Err(EngineError::NoSpace);
         }
-        self.commit_moves(moves).await?;
-        Ok(())
+        self.commit_moves(moves).await.1
     }
 
-    /// Commits moves in groups; says how many came in time.
-    async fn commit_moves(&self, moves: Vec<(SmallObject, Object)>) -> Result<usize, EngineError> {
+    /// Commits moves in groups, until one fails; says how many came in time before that.
+    async fn commit_moves(&self, moves: Vec<(SmallObject, Object)>) -> (usize, Result<(), EngineError>) {
         let mut moved_count = 0;
         let mut group = Vec::new();
         let mut group_len = 0;
@@ -187,14 +213,19 @@ impl Collector {
             let value = value::encode(&moved);
             let len = object.key.len() + value.len() + object.bytes.len();
             if group.len() == GROUP_COUNT_MAX || (group_len + len > GROUP_LEN_MAX && !group.is_empty()) {
-                moved_count += self.commit_group(std::mem::take(&mut group)).await?;
+                match self.commit_group(std::mem::take(&mut group)).await {
+                    Ok(count) => moved_count += count,
+                    Err(error) => return (moved_count, Err(error)),
+                }
                 group_len = 0;
             }
             group_len += len;
             group.push((object, moved, value));
         }
-        moved_count += self.commit_group(group).await?;
-        Ok(moved_count)
+        match self.commit_group(group).await {
+            Ok(count) => (moved_count + count, Ok(())),
+            Err(error) => (moved_count, Err(error)),
+        }
     }
 
     async fn commit_group(
@@ -204,6 +235,8 @@ impl Collector {
         if group.is_empty() {
             return Ok(0);
         }
+        self.await_index().await;
+        self.await_log().await?;
         // Nobody else holds the lock of one object while waiting for that of another, so any order would do.
         group.sort_by(|(a, ..), (b, ..)| a.key.cmp(&b.key));
         let mut locks = Vec::with_capacity(group.len());

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::Collector;
 use super::small::{Packer, SmallObject};
 use crate::body::directory::{Content, DirectoryEntry, Owner, current};
-use crate::body::{BodyError, Places, Segment, StripedBody};
+use crate::body::{BodyError, OnDamage, Places, Segment, StripedBody};
 use crate::error::EngineError;
 use crate::extent::{ExtentClass, ExtentId, Placement};
 use crate::format::pack::{self, PACK_LEN_MAX};
@@ -113,8 +113,7 @@ impl Collector {
         let mut keys = BTreeSet::new();
         for entry in entries {
             if entry.content == Content::Pack {
-                let moved = self.take_from_pack(victim, entry, &mut packer).await;
-                pass_over_damage(victim.id, moved)?;
+                self.take_from_pack(victim, entry, &mut packer).await?;
                 self.rest().await;
                 continue;
             }
@@ -146,9 +145,13 @@ impl Collector {
         }
         let segments = vec![Segment { extent: victim.id, block: entry.block, len: entry.len }];
         let body = StripedBody { len: entry.len, segments, crcs: entry.data_crcs.clone() };
-        let bytes = self.read_all(Rc::new(body), 0..entry.len, victim.places()).await?;
-        let items = pack::decode_list(&bytes)
-            .map_err(|error| EngineError::Damaged(format!("the list of a pack: {error}")))?;
+        // A pack that no object names may be anything by now: it is no damage that it cannot be read.
+        let unheard: OnDamage = Rc::new(|_, _| {});
+        let bytes = match self.read_all(Rc::new(body), 0..entry.len, victim.places(), unheard).await {
+            Err(error) if is_damage(&error) => return Ok(()),
+            read => read?,
+        };
+        let Ok(items) = pack::decode_list(&bytes) else { return Ok(()) };
         for item in items {
             let Some(value) = self.shard.index.get(&item.key).await? else { continue };
             if !is_packed_at(&value, victim.id, entry.block, item.offset)? {
@@ -170,10 +173,10 @@ impl Collector {
         body: Rc<StripedBody>,
         range: Range<u64>,
         places: Places,
+        on_damage: OnDamage,
     ) -> Result<Vec<u8>, EngineError> {
         let len = range.end - range.start;
         let memory = self.bodies.admit_reader(len, body.len, 0).await.ok_or(EngineError::Busy)?;
-        let on_damage = Rc::clone(&self.on_damage);
         let mut reader = self.bodies.reader(body, range, places, on_damage, Some(memory))?;
         let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
         while let Some(slice) = reader.next().await {
@@ -198,13 +201,17 @@ fn is_packed_at(value: &[u8], extent: ExtentId, block: u32, offset: u32) -> Resu
     Ok(is_here && packed.offset == u64::from(offset))
 }
 
+fn is_damage(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::Body(BodyError::Lost { .. } | BodyError::Malformed { .. }) | EngineError::Damaged(_)
+    )
+}
+
 /// What is damaged stays where it is, for repair; the rest is moved all the same.
 fn pass_over_damage(victim: ExtentId, moved: Result<(), EngineError>) -> Result<(), EngineError> {
     match moved {
-        Err(
-            error @ (EngineError::Body(BodyError::Lost { .. } | BodyError::Malformed { .. })
-            | EngineError::Damaged(_)),
-        ) => {
+        Err(error) if is_damage(&error) => {
             tracing::warn!(extent = victim.0, %error, "collection leaves what it cannot read");
             Ok(())
         }
