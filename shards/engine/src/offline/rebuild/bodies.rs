@@ -188,27 +188,22 @@ fn places(
 
 /// Puts a body's segments one behind the other.
 fn assemble(mut pieces: Vec<Piece>) -> Result<FoundBody, Fragment> {
-    // A segment may have been written again elsewhere: the younger one counts.
     pieces.sort_by_key(|piece| (piece.entry.body_offset, std::cmp::Reverse(piece.age)));
+    let chain = chain(&pieces);
     let owner = pieces[0].entry.owner.clone();
     let content = pieces[0].entry.content;
     let mut striped = Striped { len: 0, segments: Vec::new(), crcs: Vec::new() };
     let mut prints: BTreeMap<u64, (u64, u32)> = BTreeMap::new();
-    let mut ended = false;
-    for piece in &pieces {
+    for piece in chain.iter().flatten().map(|&index| &pieces[index]) {
         let entry = &piece.entry;
-        if entry.body_offset != striped.len {
-            continue;
-        }
         striped.segments.push(SegmentValue { extent: piece.extent.0, block: entry.block, len: entry.len });
         striped.crcs.extend_from_slice(&entry.data_crcs);
         striped.len += entry.len;
-        ended = entry.last;
         let print = prints.entry(piece.extent.0).or_insert((0, 0));
         print.0 += u64::from(piece.blocks) * BLOCK_LEN as u64;
         print.1 = print.1.max(entry.block.saturating_add(piece.blocks));
     }
-    if !ended {
+    if chain.is_none() {
         let segment = |piece: &Piece| SegmentValue {
             extent: piece.extent.0,
             block: piece.entry.block,
@@ -219,6 +214,28 @@ fn assemble(mut pieces: Vec<Piece>) -> Result<FoundBody, Fragment> {
     let footprint = prints.into_iter();
     let footprint = footprint.map(|(extent, (bytes, end_block))| Footprint { extent, bytes, end_block });
     Ok(FoundBody { owner, content, striped, footprint: footprint.collect() })
+}
+
+/// Pieces that reach from the first byte to the end, one behind the other. Bytes may be described more than once, cut
+/// differently: where a move was cut off, what it had copied leads nowhere. Of what does, the furthest counts, then the youngest.
+fn chain(pieces: &[Piece]) -> Option<Vec<usize>> {
+    // By where a piece begins: how far one gets from there, and with which.
+    let mut onward: BTreeMap<u64, (u64, (u64, u64), usize)> = BTreeMap::new();
+    for (index, piece) in pieces.iter().enumerate().rev() {
+        let entry = &piece.entry;
+        let Some(end) = entry.body_offset.checked_add(entry.len).filter(|_| entry.len > 0) else { continue };
+        let reach = onward.get(&end).map(|&(reach, ..)| reach).or(entry.last.then_some(end));
+        if let Some(reach) = reach {
+            let best = onward.entry(entry.body_offset).or_insert((reach, piece.age, index));
+            *best = (*best).max((reach, piece.age, index));
+        }
+    }
+    let (mut chain, mut at) = (Vec::new(), 0);
+    while let Some(&(_, _, index)) = onward.get(&at) {
+        chain.push(index);
+        at += pieces[index].entry.len;
+    }
+    (!chain.is_empty()).then_some(chain)
 }
 
 /// What tells the place of a segment.
@@ -267,6 +284,18 @@ mod tests {
     fn of_a_segment_written_twice_the_younger_copy_counts() {
         let body = assemble(vec![piece(1, 0, 8192, true, 1), piece(5, 0, 8192, true, 9)]).expect("whole");
         assert_eq!(body.striped.segments.iter().map(|segment| segment.extent).collect::<Vec<_>>(), [5]);
+    }
+
+    #[test]
+    fn a_copy_that_was_cut_off_does_not_hide_what_is_whole() {
+        let whole = || [piece(1, 0, 8192, false, 1), piece(2, 8192, 100, true, 1)];
+        let extents = |pieces: Vec<Piece>| {
+            let body = assemble(pieces).expect("whole");
+            body.striped.segments.iter().map(|segment| segment.extent).collect::<Vec<_>>()
+        };
+        assert_eq!(extents(whole().into_iter().chain([piece(5, 0, 4096, false, 9)]).collect()), [1, 2]);
+        // Of a copy that says where it ends, what lay behind it still counts.
+        assert_eq!(extents(whole().into_iter().chain([piece(5, 0, 8192, true, 9)]).collect()), [5, 2]);
     }
 
     #[test]
