@@ -174,12 +174,14 @@ impl<'a> Others<'a> {
         Others { bodies, target, unread, running: Vec::new(), bufs }
     }
 
-    /// Begins `count` more reads, or as many as there are columns.
+    /// Begins `count` more reads, or as many as there are columns and buffers.
     fn start(&mut self, count: usize) {
         let (bodies, offset) = (self.bodies, self.target.block.column_offset);
         debug_assert!(offset.is_multiple_of(BLOCK_LEN as u64));
-        for column in self.unread.drain(..count.min(self.unread.len())) {
-            let buf = self.bufs.pop().expect("one buffer per column");
+        for _ in 0..count.min(self.unread.len()) {
+            // One fewer than columns where the target was read again in vain: that read keeps its own.
+            let Some(buf) = self.bufs.pop() else { break };
+            let Some(column) = self.unread.pop_front() else { break };
             let place = self.target.placement.columns[column];
             match bodies.files.read(&bodies.core.core, ExtentClass::Data, place, buf, offset) {
                 Ok(mut read) => {
@@ -249,7 +251,11 @@ pub(super) async fn recover(
             Err((alone, Some(buf))) => (fault, out) = (alone, buf),
             Err((late, None)) => {
                 fault = late;
-                let Some(buf) = bufs.pop() else { return Err(target.report_lost(found.faults, k, report)) };
+                // That read keeps its memory. Where there is no other, one column fewer can be asked.
+                let len = target.block.len;
+                let Some(buf) = bodies.core.core.arena().try_alloc(len).or_else(|| bufs.pop()) else {
+                    return Err(target.report_lost(found.faults, k, report));
+                };
                 out = buf;
             }
         }

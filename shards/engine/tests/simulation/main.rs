@@ -125,7 +125,7 @@ fn up_to_m_disks_leave_and_no_client_notices() {
 
 #[test]
 fn disks_that_return_or_are_replaced_are_rebuilt_under_load() {
-    let total = run_all(12, members::disks_return);
+    let total = run_all(40, members::disks_return);
     must_reach(total.acknowledged > 0 && total.verified > 0, &total);
 }
 
@@ -137,7 +137,7 @@ fn a_set_is_added_under_load_or_not_at_all() {
 
 #[test]
 fn an_operators_word_about_a_disk_holds_over_crashes() {
-    let total = run_all(8, disks::orders);
+    let total = run_all(20, disks::orders);
     must_reach(total.acknowledged > 0 && total.verified > 0, &total);
 }
 

@@ -117,14 +117,17 @@ impl Engine {
         let mut candidates = membership.unclaimed.borrow().clone();
         candidates.splice(0..0, membership.paths.borrow()[place].clone());
         for path in candidates {
-            if self.look_at(&path).await.is_ok_and(|state| self.is_member(place, &state)) {
-                return self.let_in(place, &path, Newcomer::Old).await.map_err(OrderError::Engine);
+            if self.look_at(&path).await.is_ok_and(|state| self.is_member(place, &state))
+                && self.let_in(place, &path, Newcomer::Old).await.is_ok()
+            {
+                return Ok(());
             }
         }
         self.wait_for(place).await
     }
 
-    /// The disk is not there: it is let in when it turns up, also after a restart.
+    /// The disk is not there, or what was written to it before is not over: it is let in when it turns up and is at rest, also
+    /// after a restart.
     async fn wait_for(&self, place: usize) -> Result<(), OrderError> {
         let membership = self.membership();
         let _turn = membership.turn.lock(EPOCH_TURN).await;
