@@ -380,11 +380,17 @@ pub async fn inspect(core: &Core, disk: &Disk) -> io::Result<DiskState> {
     }
     let file = disk.open_file(SUPERBLOCK_FILE)?;
     let mut newest: Option<Superblock> = None;
-    let mut reasons = Vec::new();
+    let (mut reasons, mut refused) = (Vec::new(), Vec::new());
     for copy in 0..2u64 {
         let buf = core.arena().alloc(SUPERBLOCK_COPY_LEN).await;
         let (result, buf) = file.read_at(buf, copy * SUPERBLOCK_COPY_LEN as u64).await;
-        let len = result?;
+        let len = match result {
+            Ok(len) => len,
+            Err(error) => {
+                refused.push(error);
+                continue;
+            }
+        };
         match Superblock::decode(&buf[..len]) {
             Ok(superblock) => {
                 if newest.as_ref().is_none_or(|newest| newest.sequence < superblock.sequence) {
@@ -395,6 +401,12 @@ pub async fn inspect(core: &Core, disk: &Disk) -> io::Result<DiskState> {
             Err(error) => reasons.push(format!("copy {copy}: {error}")),
         }
     }
+    if refused.len() == 2
+        && let Some(error) = refused.pop()
+    {
+        return Err(error);
+    }
+    reasons.extend(refused.iter().map(io::Error::to_string));
     Ok(match newest {
         Some(superblock) => DiskState::Ours(Box::new(superblock)),
         // A superblock file without a byte in it: formatting was cut off at its first step.

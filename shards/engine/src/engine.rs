@@ -9,6 +9,7 @@ mod buckets;
 mod damage;
 mod membership;
 pub mod objects;
+mod superblocks;
 mod uploads;
 mod write;
 
@@ -423,8 +424,12 @@ impl Engine {
         self.inner.port.backlog()
     }
 
-    /// Verifies everything at rest in this core's shards, over and over, each time within `deadline`. To be called once.
+    /// Verifies everything at rest in this core's shards, over and over, each time within `deadline`; on the first core the
+    /// superblocks too. To be called once.
     pub fn start_scrub(&self, deadline: Duration) {
+        if self.inner.membership.is_some() {
+            self.inner.core.spawn(self.clone().scrub_superblocks(deadline));
+        }
         for (&id, shard) in self.inner.shards.borrow().iter() {
             let bodies = Rc::clone(&self.access(id).bodies);
             self.inner.core.spawn(Rc::clone(shard).run_scrub(bodies, deadline));

@@ -27,6 +27,7 @@ use self::figures::Ledger;
 pub use self::figures::{Absence, DiskFigures, DiskReport, DiskStatus, RebuildStatus};
 pub use self::orders::{DiskOrder, OrderError};
 use self::watch::Distrust;
+use super::superblocks::SuperblockFiles;
 use super::{Engine, EngineOptions, open_disk_files};
 use crate::deployment::{Deployment, LOCK_FILE, SUPERBLOCK_FILE, write_superblock};
 use crate::error::EngineError;
@@ -42,17 +43,19 @@ use crate::wait::KeyLocks;
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 /// The lock of whoever makes an epoch.
-const EPOCH_TURN: &[u8] = b"epoch";
+pub(super) const EPOCH_TURN: &[u8] = b"epoch";
 
 /// What the first core knows of the members beyond their states.
 pub(super) struct Membership {
-    turn: Rc<KeyLocks>,
+    pub(super) turn: Rc<KeyLocks>,
     options: EngineOptions,
     /// The newest epoch, as it is written to every disk but for what is the disk's own.
-    config: RefCell<Superblock>,
+    pub(super) config: RefCell<Superblock>,
     sequences: RefCell<Vec<u64>>,
     /// Where each member is, or was last.
-    paths: RefCell<Vec<Option<PathBuf>>>,
+    pub(super) paths: RefCell<Vec<Option<PathBuf>>>,
+    /// As scrub opened them.
+    pub(super) superblocks: RefCell<SuperblockFiles>,
     /// Where else one that is missing may turn up.
     unclaimed: RefCell<Vec<PathBuf>>,
     /// Those of the unclaimed paths that held an empty disk while nobody was missing.
@@ -102,6 +105,7 @@ impl Membership {
             ledger: Ledger::default(),
             judges: RefCell::default(),
             rebuilt: RefCell::default(),
+            superblocks: RefCell::default(),
             looks: RefCell::default(),
         };
         for (place, member) in deployment.superblock.members.iter().enumerate() {
@@ -133,7 +137,7 @@ pub(super) fn tell_rebuilt(port: &Port<Request, Reply>, shard: u16) -> TellRebui
 }
 
 impl Engine {
-    fn membership(&self) -> &Membership {
+    pub(super) fn membership(&self) -> &Membership {
         self.inner.membership.as_ref().expect("only the first core is asked for epochs")
     }
 
@@ -245,7 +249,7 @@ impl Engine {
         *membership.config.borrow_mut() = next.clone();
         let mut failed = Vec::new();
         for place in (0..states.len()).filter(|&place| states[place] != MemberState::Out) {
-            if let Err(error) = self.write_superblock(place, &next).await {
+            if let Err(error) = self.write_superblock(place).await {
                 tracing::error!(disk = place, path = %self.path_of(place), %error, "superblock not written");
                 failed.push(place);
             }
@@ -258,21 +262,25 @@ impl Engine {
         }
     }
 
-    async fn write_superblock(&self, place: usize, config: &Superblock) -> io::Result<()> {
+    /// The superblock of a member as it was written last, or is to be written.
+    pub(super) fn superblock_of(&self, place: usize) -> Superblock {
         let membership = self.membership();
-        let path = membership.paths.borrow()[place].clone().ok_or(io::ErrorKind::NotFound)?;
-        let sequence = {
-            let mut sequences = membership.sequences.borrow_mut();
-            sequences[place] += 1;
-            sequences[place]
-        };
-        let superblock = Superblock {
-            sequence,
+        let config = membership.config.borrow();
+        Superblock {
+            sequence: membership.sequences.borrow()[place],
             state: State::Ready,
             disk: config.members[place].disk,
             disk_index: u8::try_from(place).expect("at most 240 disks"),
             ..config.clone()
-        };
+        }
+    }
+
+    /// Writes the newest epoch to a member.
+    async fn write_superblock(&self, place: usize) -> io::Result<()> {
+        let membership = self.membership();
+        let path = membership.paths.borrow()[place].clone().ok_or(io::ErrorKind::NotFound)?;
+        membership.sequences.borrow_mut()[place] += 1;
+        let superblock = self.superblock_of(place);
         let core = self.inner.core.clone();
         let disk = DiskIndex(superblock.disk_index);
         let changing = self.inner.members.begin_change(disk);
@@ -381,7 +389,7 @@ impl Engine {
 }
 
 /// Runs `operation`, but does not wait for a device for ever.
-async fn in_time<T: 'static>(
+pub(super) async fn in_time<T: 'static>(
     core: &Core,
     operation: impl Future<Output = io::Result<T>> + 'static,
 ) -> io::Result<T> {

@@ -227,7 +227,7 @@ impl Shard {
     }
 
     /// Counts and logs what came of writing a piece of `file` again that was not what it should be.
-    pub(super) fn note_file(
+    pub(crate) fn note_file(
         &self,
         disk: DiskIndex,
         file: &str,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use basalt_engine::format::superblock::{SUPERBLOCK_COPY_LEN, State, Superblock};
 use basalt_engine::{Engine, ObjectDraft, ShardStats};
 use basalt_reactor::sim::{Crash, DiskHandle, Random, World};
 
@@ -245,6 +246,21 @@ fn remaining(layout: Layout, disks: &[DiskHandle], harmed: Vec<Structure>) -> Ve
     harmed.into_iter().filter(stays).collect()
 }
 
+/// Both copies of every superblock are whole, and of the disk they lie on.
+fn assert_superblocks_whole(cluster: &Cluster, disks: &[DiskHandle]) {
+    let members = &cluster.engines[0].deployment().superblock.members;
+    for (disk, member) in disks.iter().zip(members) {
+        let mut sequences = Vec::new();
+        for copy in 0..2 {
+            let bytes = disk.read("superblock", copy * SUPERBLOCK_COPY_LEN as u64, SUPERBLOCK_COPY_LEN);
+            let superblock = Superblock::decode(&bytes).expect("it was mended");
+            assert!(superblock.disk == member.disk && superblock.state == State::Ready);
+            sequences.push(superblock.sequence);
+        }
+        assert_eq!(sequences[0].abs_diff(sequences[1]), 1);
+    }
+}
+
 /// Every copy of roots and manifests is what it should be.
 fn assert_roots_whole(layout: Layout, disks: &[DiskHandle]) {
     let now = Snapshot::take(disks);
@@ -284,6 +300,20 @@ pub(crate) fn found_by_scrub(seed: u64) -> Outcome {
                 harmed.push((structure, chosen.len() as u64));
             }
         }
+        // Either copy of every superblock, or both; the frame and what it covers are longer than this.
+        let mut superblocks = 0;
+        for disk in disks {
+            for copy in 0..2 {
+                if random.coin() {
+                    let offset = copy * SUPERBLOCK_COPY_LEN as u64 + random.below(8000);
+                    match random.below(3) {
+                        0 => disk.make_unreadable("superblock", offset, 1),
+                        _ => disk.corrupt("superblock", offset, 1 << random.below(8)),
+                    }
+                    superblocks += 1;
+                }
+            }
+        }
         let read_first = random.coin();
         if read_first {
             fixture.read(cluster, random, shared).await;
@@ -292,8 +322,10 @@ pub(crate) fn found_by_scrub(seed: u64) -> Outcome {
         assert_eq!(unrepairable(cluster), 0);
         before.assert_same(disks, ".data");
         assert_roots_whole(layout, disks);
+        assert_superblocks_whole(cluster, disks);
         let count: u64 =
             harmed.iter().filter(|(structure, _)| structure.table.is_none()).map(|(_, count)| count).sum();
+        let count = count + superblocks;
         assert!(repaired(cluster) >= count, "{} of {count} repaired", repaired(cluster));
         shared.outcome.borrow_mut().repaired += repaired(cluster);
         let harmed = harmed.into_iter().map(|(structure, _)| structure).collect();

@@ -82,6 +82,9 @@ impl Engine {
     /// Looks after the members: one whose path leads elsewhere is taken out, one that is missing is let in when it is back,
     /// or when an empty disk has taken its place; one whose record is bad is taken out.
     pub(in super::super) async fn watch_members(self) {
+        for place in 0..self.inner.members.states().len() {
+            self.keep_superblock_open(place).await;
+        }
         loop {
             self.inner.core.sleep(WATCH_EVERY).await;
             let states = self.inner.members.states();
@@ -111,8 +114,17 @@ impl Engine {
         let known = membership.paths.borrow()[place].clone();
         if self.inner.members.state(disk) != MemberState::Out {
             let Some(path) = known else { return };
-            let found = self.look_at(&path).await;
-            if found.as_ref().is_ok_and(|state| self.is_member(place, state)) {
+            let mut found = self.look_at(&path).await;
+            let is_member = |found: &io::Result<DiskState>| {
+                found.as_ref().is_ok_and(|state| self.is_member(place, state))
+            };
+            let is_late = found.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+            // A disk that is where it was, and has lost both copies of its superblock, gets them again.
+            if !is_member(&found) && !is_late && self.mend_superblock(place).await {
+                found = self.look_at(&path).await;
+            }
+            if is_member(&found) {
+                self.keep_superblock_open(place).await;
                 membership.unseen.borrow_mut().remove(&place);
                 return;
             }
@@ -131,6 +143,7 @@ impl Engine {
             }
             return;
         }
+        self.forget_superblock(place);
         let now = self.inner.core.now();
         let spare_is_due = membership.wants_spare(place, now);
         let mut candidates = membership.unclaimed.borrow().clone();
