@@ -9,6 +9,7 @@ use basalt_reactor::{Core, Disk, File};
 use super::media::{Defect, read};
 use crate::deployment::{LOCK_FILE, SUPERBLOCK_FILE};
 use crate::extent::DiskIndex;
+use crate::extent::members::MemberState;
 use crate::format::superblock::{SUPERBLOCK_COPY_LEN, State, Superblock};
 
 /// What may be done to the disks.
@@ -194,14 +195,8 @@ impl OfflineSet {
             } else if let Some(other) = members[member] {
                 let other = disks[other].path.clone();
                 return Err(OfflineError::Duplicate { path: disk.path.clone(), other });
-            } else if own.epoch + 1 < superblock.epoch {
-                strangers.push((
-                    index,
-                    format!(
-                        "it was away: it has epoch {}, the set has {}; what it holds is stale",
-                        own.epoch, superblock.epoch
-                    ),
-                ));
+            } else if let Some(reason) = staleness(own, &superblock) {
+                strangers.push((index, reason));
             } else {
                 members[member] = Some(index);
             }
@@ -215,8 +210,36 @@ impl OfflineSet {
         self.members.get(usize::from(index.0)).copied().flatten().map(|disk| &self.disks[disk])
     }
 
+    /// Members of which no disk says that it is one of them, though the newest epoch counts on them.
+    pub(super) fn unclaimed(&self) -> Vec<DiskIndex> {
+        let is_claimed = |disk: &[u8; 16]| {
+            self.disks.iter().filter_map(OfflineDisk::superblock).any(|own| own.disk == *disk)
+        };
+        let members = (0..).map(DiskIndex).zip(&self.superblock.members);
+        let unclaimed = members
+            .filter(|(_, member)| member.state == MemberState::InSync && !is_claimed(&member.disk))
+            .map(|(index, _)| index);
+        unclaimed.collect()
+    }
+
     /// Members that no disk is at hand for.
     pub fn missing(&self) -> impl Iterator<Item = DiskIndex> {
         (0..).map(DiskIndex).zip(&self.members).filter(|(_, disk)| disk.is_none()).map(|(index, _)| index)
+    }
+}
+
+/// Why a disk that is a member is not believed, by the rules that opening goes by: what counts is the state that the newest
+/// epoch gives it, and that it was there then.
+fn staleness(own: &Superblock, newest: &Superblock) -> Option<String> {
+    let away = || {
+        format!(
+            "it was away: it has epoch {}, the set has {}; what it holds is stale",
+            own.epoch, newest.epoch
+        )
+    };
+    match newest.members[usize::from(own.disk_index)].state {
+        MemberState::InSync => (own.epoch + 1 < newest.epoch).then(away),
+        MemberState::Behind => Some("it was away, and is not rebuilt yet: what it holds is stale".to_owned()),
+        MemberState::Out => Some(away()),
     }
 }

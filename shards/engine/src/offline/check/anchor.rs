@@ -18,8 +18,8 @@ use crate::offline::shard::{
     read_root, read_roots,
 };
 
-/// A disk that has lost both copies of its superblock is known by elimination: it is the only one without, one member alone is
-/// missing, and its roots are those that the other disks have.
+/// A disk that has lost both copies of its superblock is known by elimination: it is the only one without, one member alone that
+/// is to be in sync is missing, and its roots are those that the other disks have.
 pub(super) async fn identify(core: &Core, set: &mut OfflineSet) {
     let nameless = set
         .strangers
@@ -27,8 +27,8 @@ pub(super) async fn identify(core: &Core, set: &mut OfflineSet) {
         .filter(|(disk, _)| set.disks[*disk].superblock().is_none())
         .map(|(disk, _)| *disk)
         .collect::<Vec<_>>();
-    let missing = set.missing().collect::<Vec<_>>();
-    let (&[disk], &[member]) = (nameless.as_slice(), missing.as_slice()) else { return };
+    let unclaimed = set.unclaimed();
+    let (&[disk], &[member]) = (nameless.as_slice(), unclaimed.as_slice()) else { return };
     for shard in 0..set.superblock.shard_count {
         let known = read_roots(core, set, &ShardFiles::open(set, shard)).await;
         let Ok(file) = set.disks[disk].open_file(&shard_file(shard, "root")) else { return };
