@@ -21,6 +21,7 @@ mod offline;
 mod rebuild;
 mod scrub;
 mod slow;
+mod startup;
 mod survey;
 mod tightness;
 mod together;
@@ -156,6 +157,18 @@ fn two_disks_that_are_behind_are_rebuilt_together() {
 #[test]
 fn disks_go_by_their_record_and_not_for_a_common_cause() {
     let total = run_all(4, disks::records);
+    must_reach(total.verified > 0, &total);
+}
+
+#[test]
+fn every_start_with_disks_that_were_changed_has_its_outcome() {
+    let total = run_all(2, startup::every_case);
+    must_reach(total.refused > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn a_disk_that_was_replaced_is_refused_beside_its_successor() {
+    let total = run_all(3, startup::replaced);
     must_reach(total.verified > 0, &total);
 }
 
