@@ -19,8 +19,9 @@ const TABLE_SLOTS_APART: u64 = 40;
 const LOG_SLOTS_APART: u64 = 12;
 const DATA_SLOTS_APART: u64 = 4;
 
-/// Of each writer of large bodies, what it is writing, and what it has just replaced and the next checkpoint frees.
-const DATA_SLOTS_PER_WRITER: u64 = 2;
+/// Of each writer of large bodies, what it is writing, what it has just replaced and the next checkpoint frees, and what
+/// collection has copied meanwhile of extents that this checkpoint frees too.
+const DATA_SLOTS_PER_WRITER: u64 = 3;
 
 /// Of the rest, in hundredths, what live bytes take.
 const FULL: u64 = 80;

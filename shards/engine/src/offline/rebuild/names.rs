@@ -6,14 +6,15 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::bodies::place_of;
+use super::bodies::{FoundBody, place_of};
 use super::replay::{Name, UploadFound, UploadName, Verdict};
 use super::report::{ETagSource, How};
 use super::values::Refusal;
 use super::{RebuildError, Work};
+use crate::blob::FootprintSum;
 use crate::body::directory::Content;
 use crate::index::key::{self, VersionOrder};
-use crate::value::{self, Body, Object, PartBody, Upload, UploadState, UploadedPart};
+use crate::value::{self, Body, Object, Part, PartBody, Striped, Upload, UploadState, UploadedPart};
 
 /// Where a part of an upload comes from.
 pub(super) enum PartSource {
@@ -110,6 +111,12 @@ impl Work<'_> {
                 }
             }
         }
+        // Whose parts were moved may have no claim of its own.
+        let known = self.replayed.verdicts.iter().filter(|(name, _)| !gone.contains(&name.0));
+        let moved = known.filter(|(_, verdict)| verdict.sequence < bounds.tail && verdict.put.is_some());
+        for name in moved.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            claims.entry(name).or_default();
+        }
         for (name, mut claims) in claims {
             claims.sort_by_key(|(begun, _)| Reverse(*begun));
             self.settle(&name, claims, &bounds).await?;
@@ -126,7 +133,9 @@ impl Work<'_> {
         bounds: &Bounds,
     ) -> Result<(), RebuildError> {
         let (mut settled, mut listed) = (false, BTreeSet::new());
+        let recorded = self.replayed.verdicts.get(name).map_or(0, |verdict| verdict.time);
         for (begun, claim) in claims {
+            settled = settled || begun <= recorded && self.relocate(name, bounds);
             let verdict = self.replayed.verdicts.get(name);
             // A pack's list has the time of the record, which may be in an extent that was given to others since.
             let began_by = if matches!(claim, Claim::Packed(_)) { begun.saturating_add(1) } else { begun };
@@ -166,7 +175,54 @@ impl Work<'_> {
                 self.keep_upload(name, upload, false).await?;
             }
         }
+        if !settled {
+            self.relocate(name, bounds);
+        }
         Ok(())
+    }
+
+    /// Gives a name what its last record put, where that lies elsewhere by now: collection moved it, and the record of the move is
+    /// in a gap of the log. What has the same length and checksums is the same.
+    fn relocate(&mut self, name: &Name, bounds: &Bounds) -> bool {
+        let Some(verdict) = self.replayed.verdicts.get(name) else { return false };
+        let Some(put) = verdict.put.as_deref().filter(|_| verdict.sequence < bounds.tail) else {
+            return false;
+        };
+        if self.absent(&put.footprint).is_none() {
+            return false;
+        }
+        let mut footprint = FootprintSum::default();
+        let mut find = |striped: &Striped| {
+            let is_same = |found: &&FoundBody| {
+                let owner = (found.owner.bucket, &found.owner.name);
+                owner == (name.0, &name.1)
+                    && (found.striped.len, &found.striped.crcs) == (striped.len, &striped.crcs)
+            };
+            let found = self.survey.bodies.iter().find(is_same)?;
+            footprint.merge(&found.footprint);
+            Some(found.striped.clone())
+        };
+        let body = match &put.body {
+            Body::Striped(striped) => find(striped).map(Body::Striped),
+            Body::Parts(parts) => {
+                let moved = parts.iter().map(|part| match &part.body {
+                    PartBody::Striped(striped) => {
+                        let body = PartBody::Striped(find(striped)?);
+                        Some(Part { body, ..part.clone() })
+                    }
+                    // Its checksums are in the blob that is not there.
+                    PartBody::Spilled { .. } => None,
+                });
+                moved.collect::<Option<Vec<_>>>().map(Body::Parts)
+            }
+            _ => None,
+        };
+        let (Some(body), Ok(footprint)) = (body, footprint.finish()) else { return false };
+        let object = Object { body, footprint, ..put.clone() };
+        let key = key::object(name.0, &name.1, VersionOrder::NULL);
+        self.index.put(&key, &value::encode(&object));
+        self.how.insert(key, How::LastKnown);
+        true
     }
 
     /// Whether the part's body begins in one of `places`.
@@ -314,7 +370,7 @@ mod tests {
     #[test]
     fn a_body_without_a_record_lives_when_it_is_younger_than_any_and_older_than_the_tail() {
         let bounds = Bounds { tail: 10, tail_clock: 1000 };
-        let record = |sequence, time| Verdict { sequence, time };
+        let record = |sequence, time| Verdict { sequence, time, put: None };
         assert!(bounds.may_be_live(999, None));
         assert!(!bounds.may_be_live(1001, None), "never committed");
         assert!(bounds.may_be_live(500, Some(&record(9, 499))));

@@ -23,11 +23,13 @@ pub(super) type Name = (u64, Vec<u8>);
 pub(super) type UploadName = (Name, [u8; 16]);
 
 /// The last record of an object that the log has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Verdict {
     pub(super) sequence: u64,
     /// When it was made, nanoseconds since the Unix epoch.
     pub(super) time: u64,
+    /// What it put in data extents. A later record may have moved that, and be in a gap of the log.
+    pub(super) put: Option<Box<Object>>,
 }
 
 /// What the log says of an upload.
@@ -171,8 +173,9 @@ impl Work<'_> {
                 let name = (bucket, name.into_owned());
                 if names.contains(&name) {
                     let modified = value.and_then(|(value, _)| value::decode::<Object>(value).ok());
-                    let time = modified.map_or(batch.header.clock, |object| object.modified);
-                    replayed.verdicts.insert(name, Verdict { sequence: at.sequence, time });
+                    let time = modified.as_ref().map_or(batch.header.clock, |object| object.modified);
+                    let put = modified.filter(|object| !object.footprint.is_empty()).map(Box::new);
+                    replayed.verdicts.insert(name, Verdict { sequence: at.sequence, time, put });
                 }
                 let value = value.and_then(|(value, inline)| match inline {
                     None => Some(value.clone()),
