@@ -168,6 +168,39 @@ fn a_disk_is_listed_removed_returned_and_replaced() {
 }
 
 #[test]
+fn a_set_is_added_while_the_server_runs() {
+    let dir = directory("disk-add");
+    let server = start(&dir, &["--erasure", "2+1", "d{1...3}"]);
+    let client = Client::new(server.address);
+    assert_eq!(client.call("PUT", "/bucket", &[], b"").status, 200);
+    put_all(&client, 1);
+    for new in ["n1", "n2", "n3"] {
+        std::fs::create_dir(dir.join(new)).unwrap();
+    }
+    let (code, _, stderr) = tell(&dir, &server, &["add", "n1", "n2"]);
+    assert!(code == Some(2) && stderr.contains("a set has 3 disks here"), "{code:?} {stderr}");
+    let (code, _, stderr) = tell(&dir, &server, &["add", "n1", "n2", "d1"]);
+    assert!(code == Some(2) && stderr.contains("is not empty"), "{code:?} {stderr}");
+    assert_eq!(list(&dir, &server)["disks"].as_array().unwrap().len(), 3);
+    let (code, _, stderr) = tell(&dir, &server, &["add", "n{1...3}"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let report = list(&dir, &server);
+    assert!(states(&report).len() == 6 && is_whole(&report), "{report:#}");
+    assert_eq!(report["failures_tolerated"], 1);
+    put_all(&client, 2);
+    check_all(&client, 1);
+    stop(server);
+
+    // One disk of each set may be missing; a set may not.
+    let (code, stderr) = run_to_end(&dir, &["d{1...3}", "--cores", "1"]);
+    assert!(code != Some(0) && stderr.contains("disk 3 is missing"), "{code:?} {stderr}");
+    let server = start(&dir, &["n2", "n3", "d1", "d3"]);
+    assert!(server.banner.contains("2 sets of 2+1"), "{}", server.banner);
+    let client = Client::new(server.address);
+    (1..=2).for_each(|seed| check_all(&client, seed));
+}
+
+#[test]
 fn a_spare_disk_waits_and_then_takes_over() {
     let dir = directory("disk-spare");
     stop(start(&dir, &["d{1...3}"]));

@@ -1,4 +1,4 @@
-//! `basalt disk`: see the disks of a deployment, and take them out, let them in, replace them, while the server runs.
+//! `basalt disk`: see the disks of a deployment, and take them out, let them in, replace and add them, while the server runs.
 
 mod call;
 mod list;
@@ -10,7 +10,7 @@ use clap::Subcommand;
 
 use super::offline::Outcome;
 
-/// See the disks of a deployment, take one out, let it in again, give its place to another
+/// See the disks of a deployment, take one out, let it in again, give its place to another, add a whole set
 #[derive(clap::Args)]
 pub(super) struct Disk {
     #[command(subcommand)]
@@ -23,6 +23,7 @@ enum Command {
     Remove(order::Remove),
     Return(order::Return),
     Replace(order::Replace),
+    Add(order::Add),
 }
 
 impl Disk {
@@ -32,6 +33,7 @@ impl Disk {
             Command::Remove(remove) => remove.run(),
             Command::Return(give_back) => give_back.run(),
             Command::Replace(replace) => replace.run(),
+            Command::Add(add) => add.run(),
         };
         match done {
             Ok(outcome) => outcome.into(),

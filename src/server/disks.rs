@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use basalt_engine::extent::members::MemberState;
-use basalt_engine::{DiskOrder, DiskReport, DiskStatus, Engine, OrderError};
+use basalt_engine::{DiskOrder, DiskReport, DiskStatus, Engine, EngineError, OrderError};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
@@ -79,6 +79,18 @@ impl Desk {
                 report.map(|report| report_json(&report)).map_err(|error| unavailable(&error))
             }
             "" => Err(method_not_allowed("GET, HEAD")),
+            "/add" if head.method == Method::POST => {
+                let paths = query.all("path").map(PathBuf::from).collect::<Vec<_>>();
+                if paths.is_empty() || !paths.iter().all(|path| path.is_absolute()) {
+                    let reason = "path=… names empty directories from the root on";
+                    return Err(S3Error::invalid_request(reason));
+                }
+                match self.engine.add_set(paths).await {
+                    Ok(()) => Ok(json!({ "done": true })),
+                    Err(EngineError::DisksRefused(reason)) => Err(S3Error::invalid_request(reason)),
+                    Err(error) => Err(unavailable(&error)),
+                }
+            }
             _ if head.method == Method::POST => {
                 let order = order(what, &query)?;
                 self.engine.order_disk(order).await.map_err(|error| refusal(&error))?;
@@ -130,7 +142,7 @@ fn order(what: &str, query: &Query<'_>) -> Result<DiskOrder> {
             Some(path) if path.is_absolute() => Ok(DiskOrder::Replace { place, path }),
             _ => Err(S3Error::invalid_request("path=… names an empty directory from the root on")),
         },
-        _ => Err(S3Error::invalid_request("a disk can be told to remove, return or replace")),
+        _ => Err(S3Error::invalid_request("a disk can be told to remove, return, replace or add")),
     }
 }
 

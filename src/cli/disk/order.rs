@@ -1,4 +1,4 @@
-//! `basalt disk remove`, `return` and `replace`.
+//! `basalt disk remove`, `return`, `replace` and `add`.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::super::offline::Outcome;
 use super::call::Server;
+use crate::config::disks::expand;
 
 /// Take a disk out; it stays out, also across restarts, until it is returned or replaced
 ///
@@ -44,6 +45,18 @@ pub(super) struct Replace {
     server: Server,
 }
 
+/// Make empty directories a further set: as many as each set has disks
+///
+/// New data goes to all sets by what is free on them. The next start needs the new paths in its list of disks.
+#[derive(clap::Args)]
+pub(super) struct Add {
+    /// Empty directories, as the server sees them; {1...4} expands
+    #[arg(value_name = "NEWPATH", required = true)]
+    paths: Vec<String>,
+    #[command(flatten)]
+    server: Server,
+}
+
 impl Remove {
     pub(super) fn run(self) -> Result<Outcome, String> {
         let (report, place) = find(&self.server, &self.disk)?;
@@ -70,6 +83,24 @@ impl Replace {
         self.server.order(&report, "replace", &[("disk", &place), ("path", path)])?;
         println!(
             "{path} is disk {place} now, and is rebuilt; name it in the server's list of disks before the next start"
+        );
+        Ok(Outcome::Clean)
+    }
+}
+
+impl Add {
+    pub(super) fn run(self) -> Result<Outcome, String> {
+        let report = self.server.list()?;
+        let mut paths = Vec::new();
+        for path in expand(&self.paths).map_err(|error| error.to_string())? {
+            let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+            paths.push(path.into_os_string().into_string().map_err(|_| "a new path is not UTF-8")?);
+        }
+        let query: Vec<_> = paths.iter().map(|path| ("path", path.as_str())).collect();
+        self.server.order(&report, "add", &query)?;
+        println!(
+            "{} disks were added; name them in the server's list of disks before the next start",
+            paths.len()
         );
         Ok(Outcome::Clean)
     }
