@@ -80,9 +80,10 @@ impl Desk {
             }
             "" => Err(method_not_allowed("GET, HEAD")),
             "/add" if head.method == Method::POST => {
-                let paths = query.all("path").map(PathBuf::from).collect::<Vec<_>>();
+                let paths = query.first("paths").unwrap_or_default().lines().map(PathBuf::from);
+                let paths = paths.collect::<Vec<_>>();
                 if paths.is_empty() || !paths.iter().all(|path| path.is_absolute()) {
-                    let reason = "path=… names empty directories from the root on";
+                    let reason = "paths=… names empty directories from the root on, a line each";
                     return Err(S3Error::invalid_request(reason));
                 }
                 match self.engine.add_set(paths).await {

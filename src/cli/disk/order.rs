@@ -96,8 +96,10 @@ impl Add {
             let path = std::path::absolute(path).map_err(|error| error.to_string())?;
             paths.push(path.into_os_string().into_string().map_err(|_| "a new path is not UTF-8")?);
         }
-        let query: Vec<_> = paths.iter().map(|path| ("path", path.as_str())).collect();
-        self.server.order(&report, "add", &query)?;
+        if paths.iter().any(|path| path.contains('\n')) {
+            return Err("a new path has a line break in it".to_owned());
+        }
+        self.server.order(&report, "add", &[("paths", &paths.join("\n"))])?;
         println!(
             "{} disks were added; name them in the server's list of disks before the next start",
             paths.len()

@@ -72,6 +72,8 @@ pub(crate) struct CommitQueue {
     prepared: RefCell<Option<LogExtent>>,
     /// Log extents the log names already, in order.
     successors: RefCell<VecDeque<LogExtent>>,
+    /// The extent in which the log entered its epoch, if it did so while it served.
+    entered: Cell<Option<ExtentId>>,
     /// The last attempt to prepare a log extent found no room.
     starved: Cell<bool>,
     /// The extent the log has just left; the next batch says so.
@@ -142,8 +144,9 @@ impl CommitQueue {
         self.prepared.borrow_mut().take()
     }
 
-    /// The log will go on elsewhere than in those it named.
-    pub(super) fn forget_successors(&self) {
+    /// The log goes on in `extent`, and in none of those it named.
+    pub(super) fn go_on_in(&self, extent: ExtentId) {
+        self.entered.set(Some(extent));
         self.successors.borrow_mut().clear();
         self.sealing.set(None);
     }
@@ -402,8 +405,16 @@ impl Shard {
             self.commits.spare.wait_until(|| self.commits.needs_spare() && !self.commits.starved.get()).await;
             let epoch = self.files.members().epoch();
             match self.prepare_log_extent(epoch).await {
-                Ok(extent) if self.files.members().epoch() != epoch => {
-                    // It may lie on a disk that went out meanwhile.
+                Ok(extent)
+                    if self.files.members().epoch() != epoch
+                        || self
+                            .commits
+                            .entered
+                            .get()
+                            .is_some_and(|entered| extent.placement.id < entered) =>
+                {
+                    // It may lie on a disk that went out meanwhile; or the log has entered a younger extent, and recovery
+                    // looks for what follows that one among still younger ones.
                     self.space.extents.borrow_mut().release(&extent.placement);
                 }
                 Ok(extent) => {

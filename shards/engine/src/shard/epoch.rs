@@ -94,7 +94,7 @@ impl Shard {
         });
         // From here on the log is there, whether or not a root says so yet; another attempt leaves it as it leaves this one.
         log.enter(epoch, extent);
-        self.commits.forget_successors();
+        self.commits.go_on_in(id);
         self.seal_logs_before(id);
         if self.index.stats().frozen_count > 0 {
             self.flush_index().await?;

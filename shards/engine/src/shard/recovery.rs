@@ -293,10 +293,12 @@ async fn replay(
             context.id, root.log.extent.0
         ))
     })?;
-    let mut successors: VecDeque<LogExtent> = logs()
-        .filter(|entry| entry.placement.id > root.log.extent && !entry.sealed)
-        .map(log_extent)
-        .collect();
+    // What follows is younger; but one that was prepared while the log entered another has been let follow it, in spite of its
+    // age, and may have been left so.
+    let unsealed = |entry: &&ExtentEntry| entry.placement.id != root.log.extent && !entry.sealed;
+    let (older, younger): (Vec<_>, Vec<_>) =
+        logs().filter(unsealed).partition(|entry| entry.placement.id < root.log.extent);
+    let mut successors: VecDeque<LogExtent> = younger.into_iter().chain(older).map(log_extent).collect();
     let mut reader =
         Replay::new(context.core.clone(), Rc::clone(&context.files), context.id, root.log, log_extent(first));
     loop {

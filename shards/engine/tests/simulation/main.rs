@@ -124,6 +124,13 @@ fn up_to_m_disks_leave_and_no_client_notices() {
     must_reach(total.acknowledged > 0 && total.verified > 0, &total);
 }
 
+/// A log extent was being prepared while the log entered a younger one for its new epoch, and then followed it: recovery, which looked
+/// for what is younger, ended the log before it.
+#[test]
+fn the_log_goes_on_in_younger_extents_alone() {
+    members::disks_leave(168);
+}
+
 #[test]
 fn disks_that_return_or_are_replaced_are_rebuilt_under_load() {
     let total = run_all(40, members::disks_return);
