@@ -95,6 +95,10 @@ impl Shard {
         // From here on the log is there, whether or not a root says so yet; another attempt leaves it as it leaves this one.
         log.enter(epoch, extent);
         self.commits.go_on_in(id);
+        // One that was ready in the meantime is older than where the log is now.
+        if let Some(prepared) = self.commits.take_prepared() {
+            self.space.extents.borrow_mut().release(&prepared.placement);
+        }
         self.seal_logs_before(id);
         if self.index.stats().frozen_count > 0 {
             self.flush_index().await?;

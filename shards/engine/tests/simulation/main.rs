@@ -129,6 +129,7 @@ fn up_to_m_disks_leave_and_no_client_notices() {
 #[test]
 fn the_log_goes_on_in_younger_extents_alone() {
     members::disks_leave(168);
+    members::disks_leave(710);
 }
 
 #[test]
