@@ -148,23 +148,26 @@ class Storm:
         threads = [threading.Thread(target=self.work, args=(role, n), daemon=True) for role, count in roles for n in range(count)]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + secs
         try:
-            while time.monotonic() < deadline:
-                time.sleep(draw.uniform(0.2, 1.5))
-                self.server.kill()
-                self.kills += 1
-                if draw.random() < 0.3:
-                    # Killed again on its way up: recovery itself is interrupted.
-                    self.server.start(wait=False)
-                    time.sleep(draw.uniform(0.0, 0.2))
-                    self.server.kill()
-                self.server.start()
+            self.disturb(draw, secs)
         finally:
             self.ends.set()
             for thread in threads:
                 thread.join(60)
         self.settle(draw)
+
+    def disturb(self, draw, secs):
+        deadline = time.monotonic() + secs
+        while time.monotonic() < deadline:
+            time.sleep(draw.uniform(0.2, 1.5))
+            self.server.kill()
+            self.kills += 1
+            if draw.random() < 0.3:
+                # Killed again on its way up: recovery itself is interrupted.
+                self.server.start(wait=False)
+                time.sleep(draw.uniform(0.0, 0.2))
+                self.server.kill()
+            self.server.start()
 
     def settle(self, draw):
         """At rest LIST and HEAD agree, and the last reads belong to the histories."""

@@ -33,7 +33,7 @@ def binary():
 
 
 class Server:
-    """One deployment: its disks stay across restarts, its port too."""
+    """One deployment: its disks stay across restarts, its port too. `disks` are new directories, or paths that are there."""
 
     def __init__(self, *flags, disks=1, region=None, cores=None, log=None):
         self.external = os.environ.get("BASALT_TEST_ENDPOINT")
@@ -41,11 +41,13 @@ class Server:
         self.access_key, self.secret_key = ACCESS_KEY, SECRET_KEY
         self.process = None
         self.directory = Path(tempfile.mkdtemp(prefix="basalt-test-", dir=os.environ.get("BASALT_TEST_DIR")))
-        self.disks = [self.directory / f"disk{n}" for n in range(disks)]
+        self.disks = [self.directory / f"disk{n}" for n in range(disks)] if isinstance(disks, int) else list(disks)
         self.log = Path(log) if log else self.directory / "server.log"
         if self.external:
             self.port = int(self.external.rsplit(":", 1)[1])
             return
+        for disk in self.disks:
+            disk.mkdir(exist_ok=True)
         self.port = free_port()
         cores = cores or os.environ.get("BASALT_TEST_CORES", "2")
         self.command = [binary(), "server", *map(str, self.disks), "--listen", f"127.0.0.1:{self.port}"]
@@ -58,8 +60,6 @@ class Server:
     def start(self, wait=True):
         if self.external:
             return self
-        for disk in self.disks:
-            disk.mkdir(exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "BASALT_"))}
         environment |= {"BASALT_ROOT_ACCESS_KEY": ACCESS_KEY, "BASALT_ROOT_SECRET_KEY": SECRET_KEY}
         with open(self.log, "ab") as log:
