@@ -18,6 +18,7 @@ pub(crate) mod repair;
 pub(crate) mod scrub;
 mod serve;
 pub(crate) mod space;
+mod spare;
 pub(crate) mod uploads;
 
 use std::cell::{Cell, RefCell};

@@ -19,6 +19,7 @@ use crate::extent::replicas::ReplicaRead;
 use crate::extent::{ArenaFiles, Column, ExtentClass, ExtentId, Placement};
 use crate::format::batch::{BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchError, BatchHeader};
 use crate::format::log_header::LogHeader;
+use crate::format::manifest::ExtentEntry;
 use crate::format::record::Record;
 use crate::format::root::LogPosition;
 use crate::mutant::Mutant;
@@ -54,8 +55,10 @@ pub(crate) enum ReplayError {
     },
     /// The log seems to end in an extent whose place holds another one: what named it is older than what is on the disks.
     Recycled { extent: ExtentId, reasons: Vec<String> },
-    /// An extent the log does not name holds batch `found`, which is later than the log's end before `missing`.
-    Unnamed { extent: ExtentId, missing: u64, found: u64 },
+    /// An extent the log did not lead to holds batch `found`, which is later than the log's end before `missing`.
+    Unreached { extent: ExtentId, missing: u64, found: u64 },
+    /// The log begins in an extent that the manifest does not have.
+    NoStart { extent: ExtentId },
 }
 
 impl std::fmt::Display for ReplayError {
@@ -74,12 +77,13 @@ impl std::fmt::Display for ReplayError {
                 extent.0,
                 reasons.join("; ")
             ),
-            ReplayError::Unnamed { extent, missing, found } => write!(
+            ReplayError::Unreached { extent, missing, found } => write!(
                 f,
                 "acknowledged data is damaged: the log ends before batch {missing}, but batch {found} is in log extent \
-                 {}, which nothing names",
+                 {}, which it did not lead to",
                 extent.0
             ),
+            ReplayError::NoStart { extent } => write!(f, "log extent {} is not in the manifest", extent.0),
         }
     }
 }
@@ -93,6 +97,8 @@ pub(crate) struct Replay {
     shard: u16,
     position: LogPosition,
     extent: LogExtent,
+    /// The extent that the log goes on in behind `extent`, if one is named yet. There is never a second one.
+    successor: Option<LogExtent>,
 }
 
 impl Replay {
@@ -103,33 +109,69 @@ impl Replay {
         position: LogPosition,
         extent: LogExtent,
     ) -> Replay {
-        Replay { core, files, shard, position, extent }
+        Replay { core, files, shard, position, extent, successor: None }
     }
 
-    /// The next batch, or `None` at the end of the log. `successor` is the log extent opened after the current one, as
-    /// far as the batches replayed until now name one.
-    pub(crate) async fn next(
-        &mut self,
-        successor: Option<LogExtent>,
-    ) -> Result<Option<ReplayedBatch>, ReplayError> {
-        let mut reasons = Vec::new();
-        if let Some(batch) = self.read(&self.extent.clone(), self.position.offset, &mut reasons).await {
-            return Ok(Some(self.advance(batch)));
+    /// A walk from a root on: its position, and the manifest that it names.
+    ///
+    /// # Errors
+    /// [`ReplayError::NoStart`] when the manifest lacks the extent of the position.
+    pub(crate) fn behind<'a>(
+        core: Core,
+        files: Rc<ArenaFiles>,
+        shard: u16,
+        position: LogPosition,
+        extents: impl Iterator<Item = &'a ExtentEntry>,
+    ) -> Result<Replay, ReplayError> {
+        let (mut first, mut successor) = (None, None);
+        for entry in extents.filter(|entry| entry.placement.class == ExtentClass::Log) {
+            let extent = || LogExtent { placement: Rc::new(entry.placement.clone()), nonce: entry.nonce };
+            if entry.placement.id == position.extent {
+                first = Some(extent());
+            } else if entry.placement.id > position.extent && !entry.sealed {
+                successor = Some(extent());
+            }
         }
-        if let Some(next) = &successor
-            && let Some(batch) = self.read(next, LOG_HEADER_LEN, &mut reasons).await
+        let extent = first.ok_or(ReplayError::NoStart { extent: position.extent })?;
+        Ok(Replay { core, files, shard, position, extent, successor })
+    }
+
+    /// The next batch, or `None` at the end of the log.
+    pub(crate) async fn next(&mut self) -> Result<Option<ReplayedBatch>, ReplayError> {
+        let mut reasons = Vec::new();
+        let mut found = self.read(&self.extent, self.position.offset, &mut reasons).await;
+        if found.is_none()
+            && let Some(next) = &self.successor
         {
-            self.extent = next.clone();
+            found = self.read(next, LOG_HEADER_LEN, &mut reasons).await;
+            if found.is_some() {
+                self.extent = self.successor.take().expect("it was there just now");
+            }
+        }
+        if let Some(batch) = found {
+            for record in &batch.records {
+                if let Record::ExtentOpened { placement, nonce } = record
+                    && placement.class == ExtentClass::Log
+                {
+                    let placement = Rc::new(placement.clone());
+                    self.successor = Some(LogExtent { placement, nonce: *nonce });
+                }
+            }
             return Ok(Some(self.advance(batch)));
         }
         if Mutant::DamagedLogCutOff.is_active() {
             return Ok(None);
         }
-        self.refuse_later_batches(successor.as_ref(), reasons).await?;
-        for extent in std::iter::once(&self.extent).chain(&successor) {
+        self.refuse_later_batches(reasons).await?;
+        for extent in self.ahead() {
             self.check_header(extent).await?;
         }
         Ok(None)
+    }
+
+    /// The extents where a next batch may be.
+    fn ahead(&self) -> impl Iterator<Item = &LogExtent> {
+        std::iter::once(&self.extent).chain(&self.successor)
     }
 
     /// The next batch of a sealed extent, whatever its number; `None` behind the last one, or where no replica has it, or none
@@ -283,14 +325,9 @@ impl Replay {
     }
 
     /// Looks through the rest of this extent and its successor for any valid batch with a later number.
-    async fn refuse_later_batches(
-        &self,
-        successor: Option<&LogExtent>,
-        reasons: Vec<String>,
-    ) -> Result<(), ReplayError> {
+    async fn refuse_later_batches(&self, reasons: Vec<String>) -> Result<(), ReplayError> {
         let slot_len = self.files.geometry().log_slot_len;
-        let rest = (&self.extent, self.position.offset);
-        for (extent, from) in std::iter::once(rest).chain(successor.map(|next| (next, LOG_HEADER_LEN))) {
+        for (extent, from) in self.ahead().zip([self.position.offset, LOG_HEADER_LEN]) {
             for &column in &extent.placement.columns {
                 let mut offset = u64::from(from);
                 while offset < slot_len {
@@ -351,17 +388,17 @@ impl Replay {
     }
 }
 
-/// Refuses a log that ends before batch `missing` although a place that no extent of the log has holds that batch or a
-/// later one: the records that would name the extent, or the root before them, are damaged.
-pub(crate) async fn refuse_unnamed(
+/// Refuses a log that ends before batch `missing` although one of `columns`, places where it did not come by, holds that
+/// batch or a later one: the records that would name the extent, or the root before them, are damaged.
+pub(crate) async fn refuse_unreached(
     core: &Core,
     files: &Rc<ArenaFiles>,
     shard: u16,
     deployment: [u8; 16],
-    free: &[Column],
+    columns: &[Column],
     missing: u64,
 ) -> Result<(), ReplayError> {
-    for &column in free {
+    for &column in columns {
         let Some((file, start)) = files.locate_readable(ExtentClass::Log, column) else { continue };
         let buf = core.arena().alloc(LOG_HEADER_LEN as usize).await;
         let (Ok(_), bytes) = file.read_at(buf, start).await else { continue };
@@ -382,7 +419,7 @@ pub(crate) async fn refuse_unnamed(
             && batch.header.sequence >= missing
         {
             let found = batch.header.sequence;
-            return Err(ReplayError::Unnamed { extent: header.extent, missing, found });
+            return Err(ReplayError::Unreached { extent: header.extent, missing, found });
         }
     }
     Ok(())
@@ -448,7 +485,7 @@ mod tests {
         let core = world.boot(1).remove(0);
         world.run(async move {
             let mut replay = Replay::new(core.clone(), open(&core), 0, position(), extent());
-            assert!(replay.next(None).await.expect("nothing is damaged").is_some(), "the cache has it");
+            assert!(replay.next().await.expect("nothing is damaged").is_some(), "the cache has it");
             if settled {
                 replay.settle().await.expect("the device is sound");
             }

@@ -3,7 +3,7 @@
 //! Every copy is read and kept with what is wrong with it. What the shard is comes from the newest whole root, as a start
 //! would have it, but without writing anything: the log is applied to maps in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use basalt_reactor::{Core, Disk, File};
@@ -19,7 +19,6 @@ use crate::format::manifest::{ExtentEntry, Manifest};
 use crate::format::record::{LiveDelta, Record};
 use crate::format::root::{LogPosition, ROOT_COPY_LEN, Root};
 use crate::index::IndexManifest;
-use crate::log::LogExtent;
 use crate::log::replay::{Replay, ReplayedBatch};
 use crate::value::{self, InlinePlace};
 
@@ -290,24 +289,16 @@ impl ShardState {
     }
 
     async fn replay(&mut self, core: &Core, files: &ShardFiles, from: LogPosition) {
-        let log_extent = |entry: &ExtentEntry| LogExtent {
-            placement: Rc::new(entry.placement.clone()),
-            nonce: entry.nonce,
+        let extents = self.extents.values();
+        let mut reader = match Replay::behind(core.clone(), files.arena(), files.shard, from, extents) {
+            Ok(reader) => reader,
+            Err(error) => {
+                self.replayed.error = Some(error.to_string());
+                return;
+            }
         };
-        let Some(first) = self.extents.get(&from.extent).map(log_extent) else {
-            self.replayed.error = Some(format!("log extent {} is not in the manifest", from.extent.0));
-            return;
-        };
-        let mut successors: VecDeque<LogExtent> = self
-            .extents
-            .values()
-            .filter(|entry| entry.placement.class == ExtentClass::Log)
-            .filter(|entry| entry.placement.id > from.extent && !entry.sealed)
-            .map(log_extent)
-            .collect();
-        let mut reader = Replay::new(core.clone(), files.arena(), files.shard, from, first);
         loop {
-            let batch = match reader.next(successors.front().cloned()).await {
+            let batch = match reader.next().await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => return,
                 Err(error) => {
@@ -315,16 +306,6 @@ impl ShardState {
                     return;
                 }
             };
-            if successors.front().is_some_and(|next| next.placement.id == batch.header.extent) {
-                successors.pop_front();
-            }
-            for record in &batch.records {
-                if let Record::ExtentOpened { placement, nonce } = record
-                    && placement.class == ExtentClass::Log
-                {
-                    successors.push_back(LogExtent { placement: Rc::new(placement.clone()), nonce: *nonce });
-                }
-            }
             self.apply(batch);
         }
     }

@@ -9,17 +9,17 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::Shard;
+use super::spare::Spare;
 use crate::body::BodyError;
 use crate::error::EngineError;
 use crate::extent::table::ExtentTable;
-use crate::extent::{ExtentClass, ExtentId, Placement};
+use crate::extent::{ExtentClass, ExtentId};
 use crate::format::batch::BATCH_HEADER_LEN;
-use crate::format::log_header::LogHeader;
 use crate::format::manifest::ExtentEntry;
 use crate::format::record::Record;
 use crate::format::root::LogPosition;
 use crate::index::Index;
-use crate::log::{self, Appended, Batch, LogError, LogExtent, LogWriter};
+use crate::log::{Appended, Batch, LogError, LogExtent, LogWriter};
 use crate::value::{self, InlinePlace};
 use crate::wait::{Event, Giver, once};
 
@@ -68,14 +68,7 @@ pub(crate) struct Boundary {
 pub(crate) struct CommitQueue {
     pending: RefCell<VecDeque<Pending>>,
     boundaries: RefCell<Vec<Giver<Boundary>>>,
-    /// A prepared log extent that the log does not name yet.
-    prepared: RefCell<Option<LogExtent>>,
-    /// Log extents the log names already, in order.
-    successors: RefCell<VecDeque<LogExtent>>,
-    /// The extent in which the log entered its epoch, if it did so while it served.
-    entered: Cell<Option<ExtentId>>,
-    /// The last attempt to prepare a log extent found no room.
-    starved: Cell<bool>,
+    pub(super) spare: Spare,
     /// The extent the log has just left; the next batch says so.
     sealing: Cell<Option<ExtentId>>,
     /// Checkpoints that ended, well or not.
@@ -83,28 +76,17 @@ pub(crate) struct CommitQueue {
     /// Where the batches end that are durable on every replica.
     durable_to: Cell<Option<LogPosition>>,
     work: Event,
-    spare: Event,
     /// Bytes of log written since the last checkpoint began.
     pub(crate) log_len: Cell<u64>,
 }
 
 impl CommitQueue {
-    pub(crate) fn push_successor(&self, extent: LogExtent) {
-        self.successors.borrow_mut().push_back(extent);
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.pending.borrow().len()
     }
 
     fn has_work(&self) -> bool {
-        !self.pending.borrow().is_empty()
-            || !self.boundaries.borrow().is_empty()
-            || self.prepared.borrow().is_some()
-    }
-
-    fn needs_spare(&self) -> bool {
-        self.prepared.borrow().is_none() && self.successors.borrow().is_empty()
+        !self.pending.borrow().is_empty() || !self.boundaries.borrow().is_empty() || self.spare.is_prepared()
     }
 
     /// Where the batches end that are durable on every replica; `None` until the shard serves.
@@ -129,32 +111,14 @@ impl CommitQueue {
         self.work.notify();
     }
 
-    /// Whether it is known if there is a log extent to go on in.
-    fn spare_decided(&self) -> bool {
-        self.prepared.borrow().is_some() || !self.successors.borrow().is_empty() || self.starved.get()
-    }
-
     /// Completes when somebody waits for a boundary.
     pub(super) async fn boundary_asked(&self) {
         self.work.wait_until(|| !self.boundaries.borrow().is_empty()).await;
     }
 
-    /// The log extent that the log does not name yet, if there is one.
-    pub(super) fn take_prepared(&self) -> Option<LogExtent> {
-        self.prepared.borrow_mut().take()
-    }
-
-    /// The log goes on in `extent`, and in none of those it named.
-    pub(super) fn go_on_in(&self, extent: ExtentId) {
-        self.entered.set(Some(extent));
-        self.successors.borrow_mut().clear();
-        self.sealing.set(None);
-    }
-
     /// Wakes whoever waits for room: called when slots came free.
     pub(crate) fn retry_spare(&self) {
-        self.starved.set(false);
-        self.spare.notify();
+        self.spare.retry();
         self.work.notify();
     }
 }
@@ -207,7 +171,7 @@ impl Shard {
             }
             self.give_boundaries(&log);
             let (group, len) = self.take_group();
-            if group.is_empty() && self.commits.prepared.borrow().is_none() {
+            if group.is_empty() && !self.commits.spare.is_prepared() {
                 continue;
             }
             let mut room = self.make_room(&mut log, len).await;
@@ -255,7 +219,7 @@ impl Shard {
         let target = self.commits.checkpoints_ended.get() + if self.checkpoint_running.get() { 2 } else { 1 };
         self.want_checkpoint();
         let over = || {
-            let ended = self.commits.checkpoints_ended.get() >= target && self.commits.spare_decided();
+            let ended = self.commits.checkpoints_ended.get() >= target && self.commits.spare.is_decided();
             // A failed shard makes no checkpoint any more.
             ended || self.failed.borrow().is_some()
         };
@@ -283,14 +247,14 @@ impl Shard {
 
     /// Leaves `log` in an extent where a batch of `len` bytes fits.
     async fn make_room(&self, log: &mut LogWriter, len: usize) -> Result<(), EngineError> {
-        let known = !self.commits.successors.borrow().is_empty() || self.commits.prepared.borrow().is_some();
-        if log.fits(len, known) {
+        let spare = &self.commits.spare;
+        if log.fits(len, spare.is_named() || spare.is_prepared()) {
             return Ok(());
         }
-        if self.commits.successors.borrow().is_empty() {
-            self.commits.spare.notify();
-            self.commits.work.wait_until(|| self.commits.spare_decided()).await;
-            if self.commits.prepared.borrow().is_none() {
+        if !spare.is_named() {
+            spare.want();
+            self.commits.work.wait_until(|| spare.is_decided()).await;
+            if !spare.is_prepared() {
                 return Err(EngineError::NoSpace);
             }
             // The room kept back holds just the batch that names the successor.
@@ -299,13 +263,13 @@ impl Shard {
                 EngineError::ShardFailed { shard: self.id, reason }
             })?;
         }
-        let Some(next) = self.commits.successors.borrow_mut().pop_front() else {
+        let Some(next) = spare.take_named() else {
             // A disk went out under that batch, and the log has begun an empty extent.
             return Ok(());
         };
         self.commits.sealing.set(Some(log.extent()));
         log.switch(next);
-        self.commits.spare.notify();
+        spare.want();
         Ok(())
     }
 
@@ -315,7 +279,7 @@ impl Shard {
         if let Some(extent) = self.commits.sealing.take() {
             batch.records.push(Record::ExtentSealed { extent });
         }
-        if let Some(prepared) = self.commits.prepared.borrow_mut().take() {
+        if let Some(prepared) = self.commits.spare.begin_naming() {
             batch.records.push(Record::ExtentOpened {
                 placement: (*prepared.placement).clone(),
                 nonce: prepared.nonce,
@@ -354,7 +318,7 @@ impl Shard {
                 &mut self.space.extents.borrow_mut(),
             );
             if let Some(extent) = opened {
-                self.commits.push_successor(extent);
+                self.commits.spare.named(extent);
             }
         }
         for done in answers {
@@ -398,74 +362,6 @@ impl Shard {
         self.commits.boundaries.take();
         self.wake_background();
     }
-
-    /// Keeps one log extent prepared ahead of need.
-    pub(crate) async fn run_spares(self: Rc<Self>) {
-        loop {
-            self.commits.spare.wait_until(|| self.commits.needs_spare() && !self.commits.starved.get()).await;
-            let epoch = self.files.members().epoch();
-            match self.prepare_log_extent(epoch).await {
-                Ok(extent)
-                    if self.files.members().epoch() != epoch
-                        || self
-                            .commits
-                            .entered
-                            .get()
-                            .is_some_and(|entered| extent.placement.id < entered) =>
-                {
-                    // It may lie on a disk that went out meanwhile; or the log has entered a younger extent, and recovery
-                    // looks for what follows that one among still younger ones.
-                    self.space.extents.borrow_mut().release(&extent.placement);
-                }
-                Ok(extent) => {
-                    *self.commits.prepared.borrow_mut() = Some(extent);
-                    self.space.refresh_full();
-                }
-                Err(EngineError::MembersChanged) => {}
-                Err(error) => {
-                    tracing::debug!(shard = self.id, %error, "no room for the next log extent");
-                    self.space.set_full(true);
-                    self.commits.starved.set(true);
-                    self.wake_background();
-                }
-            }
-            self.commits.work.notify();
-        }
-    }
-
-    async fn prepare_log_extent(&self, epoch: u64) -> Result<LogExtent, EngineError> {
-        let placement = self.space.allocate(ExtentClass::Log).await?;
-        let extent = new_log_extent(self, placement);
-        let header = self.header_for(&extent, epoch);
-        match log::prepare_extent(&self.core, &self.files, &extent.placement, &header, false).await {
-            Ok(()) => Ok(extent),
-            Err(error) => {
-                self.space.extents.borrow_mut().release(&extent.placement);
-                match error {
-                    LogError::Out { .. } => Err(EngineError::MembersChanged),
-                    LogError::Device { .. } => {
-                        Err(EngineError::ShardFailed { shard: self.id, reason: error.to_string() })
-                    }
-                }
-            }
-        }
-    }
-
-    pub(crate) fn header_for(&self, extent: &LogExtent, epoch: u64) -> LogHeader {
-        LogHeader {
-            deployment: self.deployment,
-            shard: self.id,
-            extent: extent.placement.id,
-            epoch,
-            nonce: extent.nonce,
-        }
-    }
-}
-
-pub(super) fn new_log_extent(shard: &Shard, placement: Placement) -> LogExtent {
-    let mut nonce = [0; 16];
-    shard.core.fill_random(&mut nonce);
-    LogExtent { placement: Rc::new(placement), nonce }
 }
 
 /// Applies one durable record; recovery and the commit loop do the same thing here. Returns the log extent it opened.

@@ -15,7 +15,7 @@ use super::commit::Boundary;
 use crate::error::EngineError;
 use crate::extent::{ExtentClass, ExtentId};
 use crate::format::manifest::ExtentEntry;
-use crate::log::{self, LogError, LogWriter};
+use crate::log::LogWriter;
 use crate::wait::KeyGuard;
 
 impl Shard {
@@ -66,24 +66,8 @@ impl Shard {
     async fn try_enter(&self, log: &mut LogWriter) -> Result<(), EngineError> {
         let epoch = self.files.members().epoch();
         // Extents prepared before may lie on a disk that is out. One that the log has not named was never of use.
-        if let Some(prepared) = self.commits.take_prepared() {
-            self.space.extents.borrow_mut().release(&prepared.placement);
-        }
-        let placement = self.space.allocate(ExtentClass::Log).await?;
-        let extent = super::commit::new_log_extent(self, placement);
-        let header = self.header_for(&extent, epoch);
-        match log::prepare_extent(&self.core, &self.files, &extent.placement, &header, false).await {
-            Ok(()) => {}
-            Err(error) => {
-                self.space.extents.borrow_mut().release(&extent.placement);
-                return Err(match error {
-                    LogError::Out { .. } => EngineError::MembersChanged,
-                    LogError::Device { .. } => {
-                        EngineError::ShardFailed { shard: self.id, reason: error.to_string() }
-                    }
-                });
-            }
-        }
+        self.drop_prepared();
+        let extent = self.prepare_log_extent(epoch).await?;
         let id = extent.placement.id;
         self.space.extents.borrow_mut().insert(&ExtentEntry {
             placement: (*extent.placement).clone(),
@@ -94,11 +78,7 @@ impl Shard {
         });
         // From here on the log is there, whether or not a root says so yet; another attempt leaves it as it leaves this one.
         log.enter(epoch, extent);
-        self.commits.go_on_in(id);
-        // One that was ready in the meantime is older than where the log is now.
-        if let Some(prepared) = self.commits.take_prepared() {
-            self.space.extents.borrow_mut().release(&prepared.placement);
-        }
+        self.enter_extent(id);
         self.seal_logs_before(id);
         if self.index.stats().frozen_count > 0 {
             self.flush_index().await?;

@@ -5,7 +5,6 @@
 //! serve. A crash anywhere in here leaves the older root in force, and recovery starts over.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use basalt_reactor::disk::BLOCK_LEN;
@@ -28,7 +27,7 @@ use crate::format::manifest::{ExtentEntry, Manifest};
 use crate::format::record::Record;
 use crate::format::root::{ROOT_COPY_LEN, Root};
 use crate::index::{Index, IndexConfig, IndexManifest};
-use crate::log::replay::{Replay, ReplayedBatch, refuse_unnamed};
+use crate::log::replay::{Replay, ReplayError, ReplayedBatch, refuse_unreached};
 use crate::log::{Batch, LogExtent, LogWriter, prepare_extent};
 use crate::mutant::Mutant;
 use crate::value::{self, Bucket};
@@ -281,52 +280,26 @@ async fn replay(
     };
     // A shard that was only formatted has no log yet.
     if root.log.extent.0 == 0 {
-        refuse_unnamed_batches(context, space, root.log.sequence).await?;
+        refuse_unreached_batches(context, space, root.log.sequence).await?;
         return Ok(replayed);
     }
-    let log_extent =
-        |entry: &ExtentEntry| LogExtent { placement: Rc::new(entry.placement.clone()), nonce: entry.nonce };
-    let logs = || manifest.extents.iter().filter(|entry| entry.placement.class == ExtentClass::Log);
-    let first = logs().find(|entry| entry.placement.id == root.log.extent).ok_or_else(|| {
-        EngineError::Damaged(format!(
-            "shard {}: log extent {} is not in the manifest",
-            context.id, root.log.extent.0
-        ))
-    })?;
-    // What follows is younger; but one that was prepared while the log entered another has been let follow it, in spite of its
-    // age, and may have been left so.
-    let unsealed = |entry: &&ExtentEntry| entry.placement.id != root.log.extent && !entry.sealed;
-    let (older, younger): (Vec<_>, Vec<_>) =
-        logs().filter(unsealed).partition(|entry| entry.placement.id < root.log.extent);
-    let mut successors: VecDeque<LogExtent> = younger.into_iter().chain(older).map(log_extent).collect();
+    let damaged = |error: ReplayError| EngineError::Damaged(format!("shard {}: {error}", context.id));
+    let (core, files) = (context.core.clone(), Rc::clone(&context.files));
     let mut reader =
-        Replay::new(context.core.clone(), Rc::clone(&context.files), context.id, root.log, log_extent(first));
+        Replay::behind(core, files, context.id, root.log, manifest.extents.iter()).map_err(damaged)?;
     loop {
-        let next = reader
-            .next(successors.front().cloned())
-            .await
-            .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", context.id)))?;
+        let next = reader.next().await.map_err(damaged)?;
         let Some(batch) = next else {
             if let Some(last) = &replayed.last {
                 occupy_opened(&last.records, &mut space.extents.borrow_mut());
             }
-            refuse_unnamed_batches(context, space, reader.next_sequence()).await?;
+            refuse_unreached_batches(context, space, reader.next_sequence()).await?;
             reader
                 .settle()
                 .await
                 .map_err(|error| EngineError::ShardFailed { shard: context.id, reason: error.to_string() })?;
             return Ok(replayed);
         };
-        if successors.front().is_some_and(|extent| extent.placement.id == batch.header.extent) {
-            successors.pop_front();
-        }
-        for record in &batch.records {
-            if let Record::ExtentOpened { placement, nonce } = record
-                && placement.class == ExtentClass::Log
-            {
-                successors.push_back(LogExtent { placement: Rc::new(placement.clone()), nonce: *nonce });
-            }
-        }
         replayed.found.batches += 1;
         replayed.found.records += batch.records.len() as u64;
         replayed.found.log_len += batch.header.disk_len() as u64;
@@ -339,14 +312,21 @@ async fn replay(
     }
 }
 
-/// The log ends before batch `missing`; nothing of it may lie where no log extent is.
-async fn refuse_unnamed_batches(
+/// The log ends before batch `missing`; nothing of it may lie where no log extent is, or in one that could still take batches.
+async fn refuse_unreached_batches(
     context: &ShardContext,
     space: &Space,
     missing: u64,
 ) -> Result<(), EngineError> {
-    let free = space.extents.borrow().free_columns(ExtentClass::Log);
-    refuse_unnamed(&context.core, &context.files, context.id, context.deployment, &free, missing)
+    let columns = {
+        let extents = space.extents.borrow();
+        let mut columns = extents.free_columns(ExtentClass::Log);
+        let unsealed =
+            extents.iter().filter(|extent| extent.placement.class == ExtentClass::Log && !extent.sealed);
+        columns.extend(unsealed.flat_map(|extent| extent.placement.columns.iter()));
+        columns
+    };
+    refuse_unreached(&context.core, &context.files, context.id, context.deployment, &columns, missing)
         .await
         .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", context.id)))
 }

@@ -11,8 +11,11 @@ use crate::deployment::{Deployment, FormatOptions, shard_file};
 use crate::extent::flushes::CoreFlushes;
 use crate::extent::groups::{GroupIndex, Groups};
 use crate::extent::reads::DiskReads;
-use crate::extent::{DiskFiles, Geometry};
+use crate::extent::{Column, DiskFiles, Geometry, Placement};
+use crate::format::log_header::LogHeader;
+use crate::format::root::LogPosition;
 use crate::format::superblock::{DiskClass, SUPERBLOCK_COPY_LEN};
+use crate::log::LOG_HEADER_LEN;
 
 const GEOMETRY: Geometry = Geometry {
     k: 1,
@@ -96,12 +99,7 @@ fn root_survives(seed: u64, settled: bool) -> bool {
             manifest: Vec::new(),
             manifest_len: 0,
             manifest_crc: 0,
-            log: crate::format::root::LogPosition {
-                extent: ExtentId(0),
-                offset: 0,
-                sequence: 1,
-                previous: [0; 16],
-            },
+            log: LogPosition { extent: ExtentId(0), offset: 0, sequence: 1, previous: [0; 16] },
             next_extent: 1,
             clock_floor: 0,
             rebuilds: Vec::new(),
@@ -152,5 +150,70 @@ fn a_superblock_read_from_a_cache_is_durable_before_the_other_copy_is_overwritte
         world.crash(Crash::PowerCut);
         let core = world.boot(1).remove(0);
         world.run(async move { drop(prepare(&core).await) });
+    }
+}
+
+/// The log ends in extent 5, as the root says. Extent 3, older and unsealed, has what could be its next batch.
+#[test]
+fn a_batch_in_an_extent_that_the_log_does_not_lead_to_is_refused() {
+    for (sequence, refused) in [(6, false), (7, true), (8, true)] {
+        let mut world = World::new(sequence, Config::with_disks(1, 64 << 20));
+        let core = world.boot(1).remove(0);
+        let result = world.run(async move {
+            let deployment = prepare(&core).await.superblock.deployment;
+            let context = ShardContext { deployment, ..context(&core) };
+            let entries = [(3, 1), (5, 0)].map(|(id, slot)| ExtentEntry {
+                placement: Placement {
+                    id: ExtentId(id),
+                    class: ExtentClass::Log,
+                    columns: vec![Column { disk: DiskIndex(0), slot }],
+                },
+                sealed: false,
+                live_len: 0,
+                next_block: 0,
+                nonce: [id as u8; 16],
+            });
+            let file = &context.files.disk(DiskIndex(0)).expect("it is there").log;
+            file.grow(2 * GEOMETRY.log_slot_len).await.expect("has room");
+            for entry in &entries {
+                let header = LogHeader {
+                    deployment: context.deployment,
+                    shard: 0,
+                    extent: entry.placement.id,
+                    epoch: 1,
+                    nonce: entry.nonce,
+                };
+                prepare_extent(&core, &context.files, &entry.placement, &header, false).await.expect("sound");
+            }
+            let astray =
+                LogExtent { placement: Rc::new(entries[0].placement.clone()), nonce: entries[0].nonce };
+            let files = Rc::clone(&context.files);
+            let mut log = LogWriter::new(core.clone(), files, 0, 1, astray, sequence, [0; 16]);
+            log.append(&Batch::default(), 9).await.expect("the device is sound");
+
+            let mut table = ExtentTable::new(GEOMETRY, 6);
+            count_slots(&context, &mut table).expect("the file is there");
+            for entry in &entries {
+                table.occupy(&entry.placement);
+                table.insert(entry);
+            }
+            let homes = (0, context.homes.clone());
+            let space = Space::new(core.clone(), Rc::clone(&context.files), homes, table);
+            let (files, config) = (Rc::clone(&context.files), index_config(&context, &Rc::default()));
+            let (core, tables) = (core.clone(), IndexManifest::default());
+            let index = Index::open(core, files, space.clone(), config, &tables).await.expect("it is empty");
+            let log =
+                LogPosition { extent: ExtentId(5), offset: LOG_HEADER_LEN, sequence: 7, previous: [0; 16] };
+            let manifest = Manifest { extents: entries.to_vec(), index: tables.encode() };
+            let root = Root { log, ..newest_root(&context).await.expect("there is one") };
+            replay(&context, &root, &manifest, &index, &space).await.map(|replayed| replayed.found.batches)
+        });
+        match result {
+            Ok(batches) => assert!(!refused && batches == 0, "batch {sequence}: {batches} replayed"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(refused && error.contains("in log extent 3"), "batch {sequence}: {error}");
+            }
+        }
     }
 }
