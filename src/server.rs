@@ -24,6 +24,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
+use basalt_engine::extent::members::MemberState;
 use basalt_engine::format::superblock::DiskClass;
 use basalt_engine::request::{Reply, Request};
 use basalt_engine::{Deployment, Engine, EngineError, OpenError};
@@ -284,7 +285,7 @@ async fn core_main(
     }
     let service = service::open(&core, &shared, seed).await?;
     let listener = listen(&core, &shared).await?;
-    let CoreService { handler, readiness, minio_bucket_exists, engine, redundancy, locks } = service;
+    let CoreService { handler, readiness, minio_bucket_exists, engine, redundancy } = service;
     let (metrics, log) = (shared.metrics.clone(), shared.log.queue());
     let front = Front::new(FrontParts {
         core: core.clone(),
@@ -330,7 +331,7 @@ async fn core_main(
         core.sleep(START_POLL).await;
     }
     checkpoint(&core, &engine, deadline).await;
-    drop(locks);
+    engine.release_locks();
     Ok(())
 }
 
@@ -428,10 +429,13 @@ fn supervise(shared: &Arc<Shared>, inbox: &Receiver<Event>) -> Result<Exit, Star
 }
 
 fn announce(shared: &Shared, redundancy: &str) -> Result<(), StartError> {
-    // A spare disk must stay empty; it gets its copy when it is a member.
+    // Only members: a spare disk must stay empty, and an empty directory may be a mount point without its disk.
     let deployment = shared.deployment.get().expect("core 0 opened it before it served");
-    let disks: Vec<_> =
-        shared.config.disks.iter().filter(|path| !deployment.spares.contains(path)).cloned().collect();
+    let members = deployment.paths.iter().zip(deployment.states());
+    let disks: Vec<_> = members
+        .filter(|(_, state)| *state != MemberState::Out)
+        .filter_map(|(path, _)| path.clone())
+        .collect();
     let stored =
         shared.root.store(&disks).map_err(|(path, reason)| StartError::Credentials { path, reason })?;
     let address = *shared.address.get().expect("core 0 listens before it serves");

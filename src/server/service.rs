@@ -5,20 +5,22 @@
 //! process still has in flight is over before anybody opens the disks again.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use basalt_engine::deployment::{LOCK_FILE, MissingDisks, set_width};
+use basalt_engine::deployment::{DiskState, LOCK_FILE, MissingDisks, inspect, set_width};
+use basalt_engine::extent::DiskIndex;
 use basalt_engine::extent::groups::GroupRole;
 use basalt_engine::extent::members::MemberState;
-use basalt_engine::format::superblock::DiskClass;
+use basalt_engine::format::superblock::{DiskClass, State};
 use basalt_engine::request::{Reply, Request};
 use basalt_engine::{Deployment, Engine, EngineOptions, FormatOptions, OpenError, ShardStats};
 use basalt_reactor::disk::DiskLock;
 use basalt_reactor::mesh::PortSeed;
-use basalt_reactor::{Core, Disk};
+use basalt_reactor::{Core, CoreId, Disk};
 
 use super::{START_POLL, Shared, StartError};
 use crate::config::Config;
@@ -39,8 +41,6 @@ pub(super) struct CoreService {
     pub engine: Engine,
     /// What the deployment survives, in plain words.
     pub redundancy: String,
-    /// To be held for as long as the core runs.
-    pub locks: Vec<DiskLock>,
 }
 
 /// Opens the service of `core`.
@@ -55,8 +55,14 @@ pub(super) async fn open(
     let config = &shared.config;
     // Attached first: cores that start earlier already ask this one.
     let port = seed.attach(core);
-    let locks = lock_disks(core, config).await?;
+    // Until the members are known, and locked by each core.
+    let before = match core.id() {
+        CoreId(0) => lock_disks(core, config).await?,
+        _ => Vec::new(),
+    };
     let deployment = deployment(core, shared).await?;
+    let locks = lock_members(core, &deployment).await?;
+    drop(before);
     let cores = u16::try_from(config.cpus.len()).expect("cores are capped far below");
     if let Some(needed) = config.write_quorum.filter(|&needed| usize::from(needed) > deployment.disk_count())
     {
@@ -67,6 +73,9 @@ pub(super) async fn open(
     let engine = Engine::start_with(core, Arc::clone(&deployment), cores, port, options)
         .await
         .map_err(StartError::Engine)?;
+    for (disk, lock) in locks {
+        engine.hold_lock(disk, lock);
+    }
     let (mut batches, mut log_len) = (0, 0);
     for (shard, recovered) in engine.recovered() {
         tracing::debug!(core = core.id().0, shard, ?recovered, "shard open");
@@ -97,7 +106,6 @@ pub(super) async fn open(
         minio_bucket_exists: Rc::new(move || buckets.buckets().get("minio").is_some()),
         redundancy: redundancy(&deployment),
         engine,
-        locks,
     })
 }
 
@@ -136,31 +144,62 @@ pub(super) fn sample(engine: &Engine, metrics: &CoreMetrics) {
     metrics.set(Scalar::FailuresTolerated, engine.failures_tolerated().unwrap_or(0).into());
 }
 
-/// Takes the locks. Those of a process that was killed are free once the kernel has ended its writes.
+/// Takes the locks that are there before anything is read, so that nobody else opens the disks meanwhile. A lock file is
+/// created only where a new deployment is to be formatted: an empty directory may be a mount point without its disk, and
+/// what holds other files is not ours.
 async fn lock_disks(core: &Core, config: &Config) -> Result<Vec<DiskLock>, StartError> {
-    let patience = core.now() + LOCK_WAIT_MAX;
-    let mut locks = Vec::with_capacity(config.disks.len());
-    for path in &config.disks {
-        // What is wrong with a disk that cannot even be locked is for opening to judge: it may be one too many, or not.
-        let Ok(disk) = Disk::open(core, path) else { continue };
-        loop {
-            match disk.lock(LOCK_FILE) {
-                Ok(lock) => {
-                    locks.push(lock);
-                    break;
-                }
-                Err(error) if error.kind() != ErrorKind::WouldBlock => {
-                    tracing::warn!(path = %path.display(), %error, "the disk cannot be locked");
-                    break;
-                }
-                Err(_) if core.now() > patience => {
-                    return Err(StartError::Deployment(OpenError::Locked { path: path.clone() }));
-                }
-                Err(_) => core.sleep(LOCK_POLL).await,
-            }
+    // What is wrong with a disk that cannot even be opened is for opening to judge: it may be one too many, or not.
+    let disks: Vec<_> =
+        config.disks.iter().filter_map(|path| Some((path, Disk::open(core, path).ok()?))).collect();
+    let mut is_new = true;
+    for (_, disk) in &disks {
+        is_new &= match inspect(core, disk).await {
+            Ok(DiskState::Empty) => true,
+            Ok(DiskState::Ours(superblock)) => superblock.state == State::Formatting,
+            Ok(DiskState::Foreign { .. } | DiskState::Unreadable { .. }) | Err(_) => false,
+        };
+    }
+    let has_lock = |disk: &Disk| disk.list().is_ok_and(|names| names.iter().any(|name| name == LOCK_FILE));
+    let mut locks = Vec::with_capacity(disks.len());
+    for (path, disk) in disks.iter().filter(|(_, disk)| is_new || has_lock(disk)) {
+        locks.extend(lock(core, path, disk).await?);
+    }
+    Ok(locks)
+}
+
+/// Each core locks the members through its own ring.
+async fn lock_members(
+    core: &Core,
+    deployment: &Deployment,
+) -> Result<Vec<(DiskIndex, DiskLock)>, StartError> {
+    let mut locks = Vec::with_capacity(deployment.disk_count());
+    for ((place, path), state) in (0..).map(DiskIndex).zip(&deployment.paths).zip(deployment.states()) {
+        let Some(path) = path.as_ref().filter(|_| state != MemberState::Out) else { continue };
+        if let Ok(disk) = Disk::open(core, path)
+            && let Some(lock) = lock(core, path, &disk).await?
+        {
+            locks.push((place, lock));
         }
     }
     Ok(locks)
+}
+
+/// Takes a disk's lock. That of a process that was killed is free once the kernel has ended its writes.
+async fn lock(core: &Core, path: &Path, disk: &Disk) -> Result<Option<DiskLock>, StartError> {
+    let patience = core.now() + LOCK_WAIT_MAX;
+    loop {
+        match disk.lock(LOCK_FILE) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                tracing::warn!(path = %path.display(), %error, "the disk cannot be locked");
+                return Ok(None);
+            }
+            Err(_) if core.now() > patience => {
+                return Err(StartError::Deployment(OpenError::Locked { path: path.to_owned() }));
+            }
+            Err(_) => core.sleep(LOCK_POLL).await,
+        }
+    }
 }
 
 /// The deployment, prepared by the first core.

@@ -287,7 +287,7 @@ impl Deployment {
     }
 
     /// Formats empty disks or opens formatted ones, and makes a new epoch durable on all of them. The caller holds the
-    /// disks' locks.
+    /// locks of all disks that have a lock file, and of all where there is no deployment yet.
     ///
     /// # Errors
     /// [`OpenError`] says which disk and why.

@@ -75,8 +75,8 @@ struct Inner {
     members: Rc<Members>,
     /// What makes epochs; on the first core.
     membership: Option<Membership>,
-    /// Locks of disks that joined while this core ran.
-    locks: RefCell<Vec<DiskLock>>,
+    /// Locks of disks that are members: the file system of one that is out can be unmounted.
+    locks: RefCell<BTreeMap<DiskIndex, DiskLock>>,
     body_core: Rc<BodyCore>,
     reads: Rc<DiskReads>,
     buckets: Rc<Buckets>,

@@ -105,18 +105,20 @@ fn bad_names_and_missing_things_are_refused() {
     });
 }
 
+/// Whether another process cannot have the lock.
+fn taken(path: &std::path::Path) -> bool {
+    let status = std::process::Command::new("flock")
+        .args(["--nonblock", "--exclusive"])
+        .arg(path.join("lock"))
+        .arg("true")
+        .status()
+        .expect("flock(1)");
+    !status.success()
+}
+
 #[test]
 fn cores_of_one_process_share_a_lock() {
     let path = directory("cores_of_one_process_share_a_lock");
-    let taken = |path: &std::path::Path| {
-        let status = std::process::Command::new("flock")
-            .args(["--nonblock", "--exclusive"])
-            .arg(path.join("lock"))
-            .arg("true")
-            .status()
-            .expect("flock(1)");
-        !status.success()
-    };
     let other = path.clone();
     run(|core| async move {
         let disk = Disk::open(&core, &path).expect("open");
@@ -146,6 +148,39 @@ fn cores_of_one_process_share_a_lock() {
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
         holder.kill().expect("kill");
         holder.wait().expect("wait");
+    });
+}
+
+#[test]
+fn a_lock_is_given_up_though_other_files_are_written_all_the_time() {
+    let path = directory("a_lock_is_given_up_though_other_files_are_written");
+    run(|core| async move {
+        let disk = Disk::open(&core, &path).expect("open");
+        let lock = disk.lock("lock").expect("lock");
+        let file = disk.create_file("data").expect("create");
+        file.grow(8 << 20).await.expect("grow");
+        // At every moment some of them have a write in flight.
+        let writers: Vec<_> = (0..8)
+            .map(|index| {
+                let (core, file) = (core.clone(), file.clone());
+                core.clone().spawn(async move {
+                    loop {
+                        let data = filled(&core, 1 << 20, 1);
+                        file.write_at(data, index << 20, WriteMode::Stable).await.expect("write");
+                    }
+                })
+            })
+            .collect();
+        core.sleep(Duration::from_millis(50)).await;
+        drop(lock);
+        let deadline = core.now() + Duration::from_secs(20);
+        while taken(&path) {
+            assert!(core.now() < deadline, "the lock is never given up");
+            core.sleep(Duration::from_millis(5)).await;
+        }
+        for writer in writers {
+            writer.cancel();
+        }
     });
 }
 

@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use basalt_reactor::disk::DiskLock;
 use basalt_reactor::mesh::Port;
 use basalt_reactor::{Core, CoreId, Disk, Monotonic};
 
@@ -306,12 +307,12 @@ impl Engine {
     pub(super) fn install_members(&self, epoch: u64, states: &[MemberState], groups: Groups) {
         self.inner.members.install(epoch, states, groups);
         self.inner.reads.set_groups(self.inner.members.groups());
-        for files in self.inner.files.borrow().iter() {
-            for (disk, &state) in (0..).map(DiskIndex).zip(states) {
-                if state == MemberState::Out {
-                    files.set_disk(disk, None);
-                }
+        for (disk, _) in (0..).map(DiskIndex).zip(states).filter(|(_, state)| **state == MemberState::Out) {
+            for files in self.inner.files.borrow().iter() {
+                files.set_disk(disk, None);
             }
+            // Nothing is left open: its file system may be about to be unmounted.
+            self.inner.locks.borrow_mut().remove(&disk);
         }
         for shard in self.inner.shards.borrow().values() {
             shard.members_changed();
@@ -335,8 +336,20 @@ impl Engine {
         for shard in shards {
             shard.space.catch_up(disk).await?;
         }
-        self.inner.locks.borrow_mut().push(lock);
+        self.inner.locks.borrow_mut().insert(disk, lock);
         Ok(())
+    }
+
+    /// Holds the lock of a disk for as long as it is a member, and this core runs.
+    pub fn hold_lock(&self, disk: DiskIndex, lock: DiskLock) {
+        if self.inner.members.state(disk) != MemberState::Out {
+            self.inner.locks.borrow_mut().insert(disk, lock);
+        }
+    }
+
+    /// Gives up the locks of all disks, as the last thing that this core does with them.
+    pub fn release_locks(&self) {
+        self.inner.locks.borrow_mut().clear();
     }
 
     /// Begins or goes on with the rebuilding of disks that were behind when the deployment was opened: every core has

@@ -44,7 +44,7 @@ pub(super) struct Driver {
     pub(super) files: FileTable,
     pub(super) buffers: Buffers,
     /// Shares in locks that were dropped while writes were in flight.
-    retired_locks: RefCell<Vec<Share>>,
+    retired_locks: RefCell<Vec<(Share, Vec<OpKey>)>>,
     pub(super) stats: Counters,
     closed: Cell<bool>,
 }
@@ -60,6 +60,13 @@ impl Counters {
         let mut stats = self.stats.get();
         change(&mut stats);
         self.stats.set(stats);
+    }
+}
+
+fn op_key((slot, op): (usize, &Op)) -> OpKey {
+    OpKey {
+        slot: u32::try_from(slot).expect("fewer than 2^32 operations in flight"),
+        generation: op.generation,
     }
 }
 
@@ -131,19 +138,21 @@ impl Driver {
         }
     }
 
-    /// Gives up a share in a disk's lock as soon as no write is in flight.
+    /// Gives up a share in a disk's lock as soon as the writes that are in flight now are over. Which of them go to that disk is
+    /// not known here; those that begin later do not.
     pub(super) fn retire_lock(&self, share: Share) {
-        self.retired_locks.borrow_mut().push(share);
+        let writes = self.ops.borrow().iter().filter(|(_, op)| op.kind.is_write()).map(op_key).collect();
+        self.retired_locks.borrow_mut().push((share, writes));
         self.release_locks();
     }
 
     fn release_locks(&self) {
-        if self.retired_locks.borrow().is_empty()
-            || self.ops.borrow().iter().any(|(_, op)| op.kind.is_write())
-        {
-            return;
-        }
-        let released = std::mem::take(&mut *self.retired_locks.borrow_mut());
+        let released: Vec<_> = {
+            let (ops, mut retired) = (self.ops.borrow(), self.retired_locks.borrow_mut());
+            let in_flight =
+                |key: &OpKey| ops.get(key.slot as usize).is_some_and(|op| op.generation == key.generation);
+            retired.extract_if(.., |(_, writes)| !writes.iter().any(in_flight)).collect()
+        };
         drop(released);
     }
 
