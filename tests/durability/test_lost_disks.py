@@ -1,7 +1,8 @@
 """Disks go while clients are at work, and come back: two of six, one for good and replaced by an empty directory.
 
 No client meets an error and no byte is wrong; the set is rebuilt until any two others may go, which then they do, with a
-SIGKILL and a start without them.
+SIGKILL and a start without them. Of two that are missing the one is replaced whose path the empty directory has, so that the
+other may return.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import time
 import urllib.request
 
 import boto3
+import pytest
 from botocore.config import Config
 
 from harness.server import Server
@@ -115,4 +117,33 @@ def test_two_of_six_disks_go_and_return_under_load():
             disk.unlink()
             disk.with_suffix(".gone").rename(disk)
         await_tolerated(server, 2)
+        check(server, load.written)
+
+
+@pytest.mark.parametrize("is_running", [False, True], ids=["before a start", "while it serves"])
+def test_an_empty_disk_takes_the_place_of_the_one_at_its_path(is_running):
+    with Server(disks=6) as server:
+        client(server).create_bucket(Bucket=BUCKET)
+        with Load(server) as load:
+            time.sleep(1)
+        server.kill()
+        returns, lost = server.disks[1], server.disks[4]
+        aside = server.directory / "aside"
+        returns.rename(aside)
+        shutil.rmtree(lost)
+        for disk in (returns, lost):
+            disk.write_text("no disk")
+        if is_running:
+            server.start()
+            assert tolerated(server) == 0
+        lost.unlink()
+        lost.mkdir()
+        if not is_running:
+            server.start()
+        await_tolerated(server, 1)
+        returns.unlink()
+        aside.rename(returns)
+        await_tolerated(server, 2)
+        server.restart()
+        assert tolerated(server) == 2
         check(server, load.written)

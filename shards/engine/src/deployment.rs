@@ -78,7 +78,8 @@ pub struct FormatOptions {
 #[derive(Clone, Debug)]
 pub struct Deployment {
     pub superblock: Superblock,
-    /// Path of each member that is there, in member order.
+    /// Path of each member that is there, in member order; of one that is missing, where it stands in the list if nothing of
+    /// use is there.
     pub paths: Vec<Option<PathBuf>>,
     /// Sequence of each member's superblock.
     pub(crate) sequences: Vec<u64>,
@@ -324,7 +325,7 @@ impl Deployment {
             }
         }
         if disks.iter().any(|(_, _, state)| is_ready(state)) {
-            let mut opening = open::Opening::new(core, disks, unreachable, class, missing)?;
+            let mut opening = open::Opening::new(core, paths, disks, unreachable, class, missing)?;
             return opening.open().await.map(Arc::new);
         }
         if let Some((path, error)) = unreachable.pop() {

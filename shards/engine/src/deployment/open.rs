@@ -34,8 +34,8 @@ pub(super) struct Opening<'a> {
     empty: Vec<(PathBuf, Disk)>,
     /// Empty disks beyond the members.
     spares: Vec<PathBuf>,
-    /// Disks given, there or not.
-    path_count: usize,
+    /// The paths given, whatever is there, in their order.
+    given: Vec<PathBuf>,
     /// Paths where nothing is to be had, and why.
     unusable: Vec<(PathBuf, String)>,
     /// What the newest epoch says.
@@ -51,12 +51,12 @@ impl<'a> Opening<'a> {
     /// [`OpenError`] for disks that must not be touched.
     pub(super) fn new(
         core: &'a Core,
+        given: &[PathBuf],
         disks: Vec<(PathBuf, Disk, DiskState)>,
         unreachable: Vec<(PathBuf, io::Error)>,
         class: DiskClass,
         missing_disks: MissingDisks,
     ) -> Result<Opening<'a>, OpenError> {
-        let path_count = disks.len() + unreachable.len();
         let mut unusable: Vec<_> =
             unreachable.into_iter().map(|(path, error)| (path, error.to_string())).collect();
         let mut ours: Vec<Present> = Vec::new();
@@ -108,7 +108,7 @@ impl<'a> Opening<'a> {
             present,
             empty,
             spares,
-            path_count,
+            given: given.to_vec(),
             unusable,
             newest,
             failed,
@@ -205,7 +205,7 @@ impl<'a> Opening<'a> {
         let missing: Vec<usize> = (0..states.len())
             .filter(|place| states[*place] == MemberState::Out && !self.failed.contains_key(place))
             .collect();
-        if self.path_count > states.len() {
+        if self.given.len() > states.len() {
             for (path, _) in std::mem::take(&mut self.empty) {
                 self.unusable.push((path.clone(), "empty, a spare disk".to_owned()));
                 self.spares.push(path);
@@ -214,7 +214,7 @@ impl<'a> Opening<'a> {
         let own = |place: &usize| self.newest.members[*place].own_filesystem;
         let expects_own = missing.iter().any(own);
         let mut replaced = BTreeMap::new();
-        let mut places = missing.into_iter();
+        let (mut vacant, mut others) = (missing, Vec::new());
         for (path, disk) in std::mem::take(&mut self.empty) {
             // Not knowing is no reason to write to it.
             let is_own = disk.own_filesystem().unwrap_or(false);
@@ -224,15 +224,39 @@ impl<'a> Opening<'a> {
                 self.unusable.push((path, reason.to_owned()));
                 continue;
             }
-            match places.next() {
+            // Where disks are named in their usual order, a new one stands where the old one stood; another one that is missing
+            // may come back, and would be refused if its place were taken.
+            let place = vacant.iter().copied().find(|&place| self.given.get(place) == Some(&path));
+            vacant.retain(|&vacant| Some(vacant) != place);
+            match place {
                 Some(place) => {
-                    tracing::info!(disk = place, path = %path.display(), "an empty disk takes the place of a missing one");
+                    replaced.insert(place, (path, disk));
+                }
+                None => others.push((path, disk)),
+            }
+        }
+        let mut vacant = vacant.into_iter();
+        for (path, disk) in others {
+            match vacant.next() {
+                Some(place) => {
                     replaced.insert(place, (path, disk));
                 }
                 None => self.unusable.push((path, "empty, and no disk is missing".to_owned())),
             }
         }
+        for (place, (path, _)) in &replaced {
+            tracing::info!(disk = place, path = %path.display(), "an empty disk takes the place of a missing one");
+        }
         replaced
+    }
+
+    /// Where a member is, or where it stands in the list if it is not there and nothing of use is.
+    fn path_of(&self, place: usize) -> Option<PathBuf> {
+        let is_unusable = |path: &&PathBuf| self.unusable.iter().any(|(unusable, _)| unusable == *path);
+        match self.present.get(&place) {
+            Some(disk) => Some(disk.path.clone()),
+            None => self.given.get(place).filter(is_unusable).cloned(),
+        }
     }
 
     /// Makes the next epoch durable; on failure says which member refused.
@@ -323,7 +347,7 @@ impl<'a> Opening<'a> {
             sequences: (0..count)
                 .map(|place| disk(place).map_or(0, |disk| disk.superblock.sequence))
                 .collect(),
-            paths: (0..count).map(|place| disk(place).map(|disk| disk.path.clone())).collect(),
+            paths: (0..count).map(|place| self.path_of(place)).collect(),
             unclaimed: self.unusable.iter().map(|(path, _)| path.clone()).collect(),
             spares: self.spares.clone(),
             superblock,

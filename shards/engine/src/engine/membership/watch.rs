@@ -70,6 +70,12 @@ impl Membership {
         too_often
     }
 
+    /// Whether `path` is where another member was: what is empty there takes that one's place.
+    fn is_for_another(&self, place: usize, path: &Path) -> bool {
+        let paths = self.paths.borrow();
+        paths.iter().enumerate().any(|(other, known)| other != place && known.as_deref() == Some(path))
+    }
+
     /// Whether `place` has been out for so long that a spare disk is to take it.
     fn wants_spare(&self, place: usize, now: Monotonic) -> bool {
         let mut vacant = self.vacant.borrow_mut();
@@ -158,7 +164,11 @@ impl Engine {
                     let _refused = self.let_in(place, &path, Newcomer::Old).await.is_err();
                     return;
                 }
-                Ok(DiskState::Empty) if (spare_is_due || !is_spare) && self.may_replace(place, &path) => {
+                Ok(DiskState::Empty)
+                    if (spare_is_due || !is_spare)
+                        && !membership.is_for_another(place, &path)
+                        && self.may_replace(place, &path) =>
+                {
                     let _refused = self.let_in(place, &path, Newcomer::Empty).await.is_err();
                     return;
                 }
@@ -343,7 +353,12 @@ fn is_away(found: &io::Result<DiskState>) -> bool {
 impl Membership {
     /// `path` is where member `place` is from now on; where it was is free for another.
     fn claim(&self, place: usize, path: &Path) {
-        let before = self.paths.borrow_mut()[place].replace(path.to_owned());
+        let mut paths = self.paths.borrow_mut();
+        // It is not where anybody else is to be looked for.
+        for known in paths.iter_mut().filter(|known| known.as_deref() == Some(path)) {
+            *known = None;
+        }
+        let before = paths[place].replace(path.to_owned());
         let mut unclaimed = self.unclaimed.borrow_mut();
         unclaimed.retain(|unclaimed| unclaimed != path);
         self.spares.borrow_mut().remove(path);
