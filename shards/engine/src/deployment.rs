@@ -4,6 +4,7 @@
 //! Ready; a crash in between leaves disks that were never of use and are formatted anew. Opening takes the locks, reads what
 //! each disk says it is, and starts a new epoch that is durable on every member before any shard serves.
 
+mod inspect;
 mod open;
 
 use std::io;
@@ -13,12 +14,13 @@ use std::sync::{Arc, OnceLock};
 use basalt_reactor::disk::BLOCK_LEN;
 use basalt_reactor::{Core, Disk, File, WriteMode};
 
+pub use self::inspect::inspect;
+use self::inspect::is_own;
 use crate::body::layout::STRIP_LEN_MAX;
 use crate::extent::flushes::Flushes;
 use crate::extent::groups::{GroupIndex, GroupRole};
 use crate::extent::members::MemberState;
 use crate::extent::{ExtentId, Geometry};
-use crate::format::frame::FrameError;
 use crate::format::root::{LogPosition, ROOT_COPY_LEN, Root};
 use crate::format::superblock::{
     CODE_REED_SOLOMON_SIMD, DiskClass, HASH_SIP13_128, HASH_SLOT_COUNT, MEMBER_COUNT_MAX, Member,
@@ -357,72 +359,6 @@ fn refuse_strangers(disks: &[(PathBuf, Disk, DiskState)]) -> Result<(), OpenErro
         }
     }
     Ok(())
-}
-
-/// Says what a disk holds, from its superblock and, where there is none, from its files.
-///
-/// # Errors
-/// When the directory cannot be read at all.
-pub async fn inspect(core: &Core, disk: &Disk) -> io::Result<DiskState> {
-    let names = disk.list()?;
-    if !names.iter().any(|name| name == SUPERBLOCK_FILE) {
-        let stranger = names.iter().find(|name| !HARMLESS.contains(&name.as_str()) && !is_own(name)).cloned();
-        for name in names.iter().filter(|name| is_own(name) && name.ends_with(".log")) {
-            // Formatting leaves logs without a byte; one that has grown belonged to a disk that served.
-            if disk.open_file(name)?.len()? > 0 {
-                let reasons = vec![format!("there is none, but {name} holds data")];
-                return Ok(DiskState::Unreadable { reasons });
-            }
-        }
-        return Ok(match stranger {
-            Some(example) => DiskState::Foreign { example },
-            None => DiskState::Empty,
-        });
-    }
-    let file = disk.open_file(SUPERBLOCK_FILE)?;
-    let mut newest: Option<Superblock> = None;
-    let (mut reasons, mut refused) = (Vec::new(), Vec::new());
-    for copy in 0..2u64 {
-        let buf = core.arena().alloc(SUPERBLOCK_COPY_LEN).await;
-        let (result, buf) = file.read_at(buf, copy * SUPERBLOCK_COPY_LEN as u64).await;
-        let len = match result {
-            Ok(len) => len,
-            Err(error) => {
-                refused.push(error);
-                continue;
-            }
-        };
-        match Superblock::decode(&buf[..len]) {
-            Ok(superblock) => {
-                if newest.as_ref().is_none_or(|newest| newest.sequence < superblock.sequence) {
-                    newest = Some(superblock);
-                }
-            }
-            Err(FrameError::Empty | FrameError::BadLength { got: 0, .. }) => {}
-            Err(error) => reasons.push(format!("copy {copy}: {error}")),
-        }
-    }
-    if refused.len() == 2
-        && let Some(error) = refused.pop()
-    {
-        return Err(error);
-    }
-    reasons.extend(refused.iter().map(io::Error::to_string));
-    Ok(match newest {
-        Some(superblock) => DiskState::Ours(Box::new(superblock)),
-        // A superblock file without a byte in it: formatting was cut off at its first step.
-        None if reasons.is_empty() => DiskState::Empty,
-        None => DiskState::Unreadable { reasons },
-    })
-}
-
-/// A file that formatting creates before the first superblock is durable.
-fn is_own(name: &str) -> bool {
-    name.strip_prefix("shard-").and_then(|rest| rest.split_once('.')).is_some_and(|(number, kind)| {
-        number.len() == 4
-            && number.bytes().all(|byte| byte.is_ascii_digit())
-            && ["root", "log", "data", "table"].contains(&kind)
-    })
 }
 
 pub(crate) async fn write_superblock(core: &Core, file: &File, superblock: &Superblock) -> io::Result<()> {

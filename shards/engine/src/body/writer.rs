@@ -46,6 +46,8 @@ pub struct Writer {
     content: Content,
     /// Where in the whole body the first byte belongs.
     body_offset: u64,
+    /// Whether the whole body ends with the last byte.
+    reaches_end: bool,
     is_contiguous: bool,
     body: StripedBody,
     segment_blocks: Vec<u32>,
@@ -117,6 +119,7 @@ impl Writer {
             owner,
             content,
             body_offset: 0,
+            reaches_end: true,
             is_contiguous: false,
             shape: StripeShape::new(bodies.files.geometry()),
             expected: None,
@@ -150,10 +153,12 @@ impl Writer {
         self.expected = Some(len);
     }
 
-    /// Says that what comes is a part of a longer body, from byte `offset` on; before the first byte.
+    /// Says that what comes is a part of a longer body, from byte `offset` on, and whether that body's end is in it; before the
+    /// first byte.
     #[must_use]
-    pub fn at(mut self, offset: u64) -> Writer {
+    pub fn at(mut self, offset: u64, reaches_end: bool) -> Writer {
         self.body_offset = offset;
+        self.reaches_end = reaches_end;
         self
     }
 
@@ -484,7 +489,7 @@ impl Writer {
             block: segment.block,
             len: segment.len,
             body_offset: self.body_offset + self.body.len - segment.len,
-            last: is_last,
+            last: is_last && self.reaches_end,
             data_crcs: self.body.crcs[self.segment_crc..].to_vec(),
             parity_crcs: std::mem::take(&mut self.parity_crcs),
             content: self.content,

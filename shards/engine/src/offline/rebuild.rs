@@ -22,7 +22,7 @@ use std::rc::Rc;
 use basalt_reactor::Core;
 use basalt_reactor::disk::BLOCK_LEN;
 
-pub use self::report::{ETagSource, Entry, Fate, How, Line, Summary, Why};
+pub use self::report::{ETagSource, Entry, Fate, How, Line, NameSource, Summary, Why};
 
 use self::audit::Named;
 use self::bodies::DataSurvey;
@@ -216,7 +216,7 @@ async fn learn_buckets(
     shard: &ShardFiles,
     index: &Index,
     root: &Root,
-    buckets: &mut BTreeMap<u64, String>,
+    buckets: &mut BTreeMap<u64, (String, NameSource)>,
     used: &mut BTreeSet<u64>,
 ) -> Result<(), RebuildError> {
     for family in [Family::Object, Family::Upload] {
@@ -238,7 +238,7 @@ async fn learn_buckets(
     let mut cursor = index.cursor(&from, Some(&[Family::Bucket as u8 + 1]));
     while let Some((_, value)) = cursor.next().await? {
         if let Ok(bucket) = value::decode::<Bucket>(value) {
-            buckets.insert(bucket.id, bucket.name);
+            buckets.insert(bucket.id, (bucket.name, NameSource::Current));
         }
     }
     let superblock = &set.superblock;
@@ -254,7 +254,7 @@ async fn learn_buckets(
                 }
                 Ok(Key::Bucket { .. }) => {
                     if let Ok(bucket) = value::decode::<Bucket>(value) {
-                        buckets.insert(bucket.id, bucket.name);
+                        buckets.insert(bucket.id, (bucket.name, NameSource::Current));
                     }
                 }
                 _ => {}
@@ -268,19 +268,19 @@ async fn learn_buckets(
 fn name_buckets(
     set: &StoppedSet,
     works: &[Work<'_>],
-    buckets: &BTreeMap<u64, String>,
+    buckets: &BTreeMap<u64, (String, NameSource)>,
     used: &BTreeSet<u64>,
     report: &mut dyn FnMut(&Line),
 ) {
-    for (&id, name) in buckets {
-        report(&Line::Bucket { id, name: name.clone(), invented: false });
+    for (&id, (name, source)) in buckets {
+        report(&Line::Bucket { id, name: name.clone(), source: *source });
     }
     for &id in used.iter().filter(|id| !buckets.contains_key(id)) {
         // The record lies where its name belongs, and that must be a shard that is being rebuilt.
         let numbered = (2u32..).map(|number| format!("recovered-{id:016x}-{number}"));
         let (work, name) = std::iter::once(format!("recovered-{id:016x}"))
             .chain(numbered)
-            .filter(|name| !buckets.values().any(|taken| taken == name))
+            .filter(|name| !buckets.values().any(|(taken, _)| taken == name))
             .find_map(|name| {
                 let home = set.superblock.shard_of(0, name.as_bytes());
                 works.iter().find(|work| work.shard.id == home).map(|work| (work, name))
@@ -296,7 +296,7 @@ fn name_buckets(
             extensions: Vec::new(),
         };
         work.index.put(&key::bucket(name.as_bytes()), &value::encode(&bucket));
-        report(&Line::Bucket { id, name, invented: true });
+        report(&Line::Bucket { id, name, source: NameSource::Invented });
     }
 }
 

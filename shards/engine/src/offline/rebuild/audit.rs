@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::bodies::{FoundBody, place_of, places_of};
-use super::report::{Entry, Fate, How, Line, Why};
+use super::report::{Entry, Fate, How, Line, NameSource, Why};
 use super::{RebuildError, Work};
 use crate::body::directory::Content;
 use crate::extent::ExtentId;
@@ -20,7 +20,7 @@ pub(super) struct Named {
     /// Buckets that something is in.
     pub(super) used: BTreeSet<u64>,
     /// Names of buckets by id.
-    pub(super) buckets: BTreeMap<u64, String>,
+    pub(super) buckets: BTreeMap<u64, (String, NameSource)>,
     /// The latest time in any value.
     pub(super) clock: u64,
     /// Where the bodies' segments are.
@@ -69,7 +69,11 @@ impl Work<'_> {
                 Ok(Key::Bucket { .. }) => {
                     if let Ok(bucket) = value::decode::<value::Bucket>(value) {
                         named.clock = named.clock.max(bucket.created);
-                        named.buckets.insert(bucket.id, bucket.name);
+                        let source = match self.replayed.is_certain(key) {
+                            true => NameSource::Current,
+                            false => NameSource::LastKnown,
+                        };
+                        named.buckets.insert(bucket.id, (bucket.name, source));
                     }
                     true
                 }

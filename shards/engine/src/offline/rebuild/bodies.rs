@@ -294,7 +294,7 @@ mod tests {
             body.striped.segments.iter().map(|segment| segment.extent).collect::<Vec<_>>()
         };
         assert_eq!(extents(whole().into_iter().chain([piece(5, 0, 4096, false, 9)]).collect()), [1, 2]);
-        // Of a copy that says where it ends, what lay behind it still counts.
+        // However a copy says that it reaches the end, what lies further counts.
         assert_eq!(extents(whole().into_iter().chain([piece(5, 0, 8192, true, 9)]).collect()), [5, 2]);
     }
 

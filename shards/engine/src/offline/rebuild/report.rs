@@ -5,8 +5,8 @@
 pub enum Line {
     /// What is left of a shard's log.
     Log { shard: u16, batches: u64, gaps: u64 },
-    /// A bucket that objects lie in. Without a record its name is made up.
-    Bucket { id: u64, name: String, invented: bool },
+    /// A bucket.
+    Bucket { id: u64, name: String, source: NameSource },
     /// An object, an open upload, or a body that became neither.
     Entry(Entry),
 }
@@ -41,6 +41,17 @@ pub enum How {
     Parts { count: u32, end_seen: bool, etag: ETagSource },
     /// An upload that can be completed or aborted, with so many parts.
     Upload { id: [u8; 16], parts: u32, certain: bool },
+}
+
+/// Where the name of a bucket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameSource {
+    /// From its record, behind which the log has no gap.
+    Current,
+    /// From the last record there is. It may have been deleted in a gap of the log.
+    LastKnown,
+    /// Something is in it, and no record names it.
+    Invented,
 }
 
 /// Where the ETag of an object without a record comes from.
@@ -93,7 +104,9 @@ impl Summary {
     pub(super) fn count(&mut self, line: &Line) {
         match line {
             Line::Log { .. } => self.shards += 1,
-            Line::Bucket { invented, .. } => self.buckets_invented += u64::from(*invented),
+            Line::Bucket { source, .. } => {
+                self.buckets_invented += u64::from(*source == NameSource::Invented)
+            }
             Line::Entry(Entry { fate, .. }) => {
                 let counter = match fate {
                     Fate::Recovered(How::Current) => &mut self.current,
@@ -119,9 +132,7 @@ impl std::fmt::Display for Line {
             Line::Log { shard, batches, gaps } => {
                 write!(out, "log\tshard {shard}\t{batches} batches\t{gaps} gaps")
             }
-            Line::Bucket { id, name, invented } => {
-                write!(out, "bucket\t{name}\t{id:016x}\t{}", if *invented { "name made up" } else { "known" })
-            }
+            Line::Bucket { id, name, source } => write!(out, "bucket\t{name}\t{id:016x}\t{source}"),
             Line::Entry(entry) => write!(
                 out,
                 "{}\t{:016x}\t{}\t{} bytes",
@@ -131,6 +142,16 @@ impl std::fmt::Display for Line {
                 entry.len
             ),
         }
+    }
+}
+
+impl std::fmt::Display for NameSource {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            NameSource::Current => "current",
+            NameSource::LastKnown => "last-known",
+            NameSource::Invented => "name made up",
+        })
     }
 }
 

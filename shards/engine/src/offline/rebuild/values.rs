@@ -31,6 +31,8 @@ pub(super) enum Refusal {
     BlobLen(u64),
     /// A part lies where no extent is.
     NoExtent(u64),
+    /// Bytes of a part are lost: whoever completes its upload would not know.
+    Damaged,
     /// The list of a pack does not say what it should.
     PackList,
 }
@@ -44,6 +46,7 @@ impl std::fmt::Display for Refusal {
             Refusal::BlobLen(len) => write!(out, "its blob has {len} bytes"),
             Refusal::PackList => write!(out, "its pack has no list"),
             Refusal::NoExtent(extent) => write!(out, "extent {extent} is not there"),
+            Refusal::Damaged => write!(out, "some of its bytes are lost"),
         }
     }
 }
@@ -74,7 +77,10 @@ impl Work<'_> {
     pub(super) async fn part_of_body(&self, index: usize) -> Result<UploadedPart, Refusal> {
         let found = &self.survey.bodies[index];
         let (body, footprint) = self.describe(found).await?;
-        let (etag, _) = self.etag(&found.striped, found.owner.body).await;
+        let (etag, source) = self.etag(&found.striped, found.owner.body).await;
+        if source == ETagSource::Damaged {
+            return Err(Refusal::Damaged);
+        }
         let part = UploadedPart {
             uuid: found.owner.body,
             modified: found.owner.begun,

@@ -280,12 +280,14 @@ impl Relocation<'_> {
             None => (self.owner.clone(), range.start),
         };
         let len = range.end - range.start;
+        let reaches_end = range.end == source.len;
         let writer_len = bodies.writer_len(Some(len), owner.name.len());
         let admitted = bodies.admit_copy(len, source.len, 0, writer_len).await;
         let (read_memory, write_memory) = admitted.ok_or(EngineError::Busy)?;
         let (places, on_damage) = (Rc::clone(&self.places), Rc::clone(&collector.on_damage));
         let mut reader = bodies.reader(Rc::clone(source), range, places, on_damage, Some(read_memory))?;
-        let mut writer = bodies.writer(Content::Payload, owner).in_memory(Some(write_memory)).at(body_offset);
+        let writer = bodies.writer(Content::Payload, owner).in_memory(Some(write_memory));
+        let mut writer = writer.at(body_offset, reaches_end);
         writer.expect(len);
         let mut unit_len = 0;
         while let Some(bytes) = reader.next().await {
