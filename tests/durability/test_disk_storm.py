@@ -19,6 +19,7 @@ import urllib.request
 
 import pytest
 
+from harness.devices import Devices, patiently, why_not
 from harness.server import Server, binary
 from test_kill_storm import SECS, SEED, Storm
 
@@ -47,9 +48,15 @@ def await_in_sync(server, tolerated):
 class Bay:
     """The place of one disk, and what became of the disk that was in it."""
 
+    HOW = ("pull", "file", "delete")
+
     def __init__(self, path):
         self.path, self.aside = path, path.with_suffix(".aside")
         self.absences, self.is_away = 0, False
+
+    @property
+    def is_lost(self):
+        return not self.aside.exists()
 
     def take(self, how):
         """`pull` and `file` leave the disk as it is, somewhere else; `delete` is the end of it."""
@@ -76,12 +83,38 @@ class Bay:
         self.is_away = False
 
 
+class MountPoint:
+    """The same where the disk is a file system of its own: what is left without it is an empty directory, and stays empty."""
+
+    HOW = ("unmount",)
+    is_lost = False
+
+    def __init__(self, device):
+        self.device, self.path = device, device.path
+        self.absences, self.is_away = 0, False
+
+    def take(self, _how):
+        self.device.unmount()
+        self.absences, self.is_away = self.absences + 1, True
+
+    def block(self):
+        assert not self.is_away or not list(self.path.iterdir()), "something was written to a mount point without its disk"
+
+    def give_back(self, is_empty):
+        self.block()
+        if is_empty:
+            # Not while the server has a file of it open.
+            patiently(self.device.format)
+        self.device.mount()
+        self.is_away = False
+
+
 class DiskStorm(Storm):
     """`width` disks, beside each other in the list, are a set that does without `parity` of them."""
 
-    def __init__(self, server, seed, width, parity):
+    def __init__(self, server, seed, bays, width, parity):
         super().__init__(server, seed)
-        self.bays = [Bay(path) for path in server.disks]
+        self.bays = bays
         self.sets = [self.bays[start : start + width] for start in range(0, len(self.bays), width)]
         self.parity, self.rounds, self.taken = parity, 0, []
 
@@ -115,16 +148,14 @@ class DiskStorm(Storm):
             # Those that were away least, in any order.
             going += sorted(draw.sample(bays, len(bays)), key=lambda bay: bay.absences)[: self.parity]
         for bay in going:
-            how = draw.choice(["pull", "file", "delete"])
+            how = draw.choice(bay.HOW)
             self.taken.append(f"{bay.path.name} {how}")
             self.now_or_while_dead(draw, lambda bay=bay, how=how: bay.take(how))
             time.sleep(draw.uniform(0.0, 1.0))
         for _ in range(draw.randrange(KILLS_PER_ROUND_MAX + 1)):
             self.kill(draw)
             time.sleep(draw.uniform(0.2, 0.8))
-        # Empty disks come last: a start gives them the places of whatever is missing, and what then returns is refused.
-        returned = sorted(((bay, draw.random() < 0.35 or not bay.aside.exists()) for bay in going), key=lambda pair: pair[1])
-        for bay, is_empty in returned:
+        for bay, is_empty in [(bay, draw.random() < 0.35 or bay.is_lost) for bay in draw.sample(going, len(going))]:
             self.now_or_while_dead(draw, lambda bay=bay, is_empty=is_empty: bay.give_back(is_empty))
             time.sleep(draw.uniform(0.0, 1.0))
         for _ in range(draw.randrange(KILLS_PER_ROUND_MAX + 1)):
@@ -151,17 +182,31 @@ def check_offline(server):
 )
 def test_disks_go_and_return_between_kills(disks, width, parity, flags):
     with Server(*flags, disks=disks) as server:
-        storm = DiskStorm(server, SEED, width, parity)
+        storm = DiskStorm(server, SEED, [Bay(path) for path in server.disks], width, parity)
         storm.run(SECS if disks == width == 6 else SECS / 4)
-        print(f"{storm.kills} kills, {storm.rounds} rounds, {storm.taken}, {storm.counts}")
-        storm.judge()
-        server.stop()
-        check_offline(server)
-        draw = random.Random(f"{SEED} last")
-        for bays in storm.sets:
-            for bay in draw.sample(bays, parity):
-                bay.take("file")
-        server.start()
-        assert report(server)["failures_tolerated"] == 0
-        storm.settle(draw)
-        storm.judge()
+        judge_and_take_others(storm, "file")
+
+
+def judge_and_take_others(storm, how):
+    print(f"{storm.kills} kills, {storm.rounds} rounds, {storm.taken}, {storm.counts}")
+    storm.judge()
+    storm.server.stop()
+    check_offline(storm.server)
+    draw = random.Random(f"{storm.seed} last")
+    for bays in storm.sets:
+        for bay in draw.sample(bays, storm.parity):
+            bay.take(how)
+    storm.server.start()
+    assert report(storm.server)["failures_tolerated"] == 0
+    storm.settle(draw)
+    storm.judge()
+
+
+def test_file_systems_are_unmounted_and_return_between_kills():
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    with Devices(6) as devices, Server(disks=devices.paths) as server:
+        storm = DiskStorm(server, SEED, [MountPoint(device) for device in devices.all], 6, 2)
+        storm.run(SECS)
+        judge_and_take_others(storm, "unmount")

@@ -128,21 +128,21 @@ class Device:
                 self.unmount()
         self.is_mounted = False
         if self.loop:
-            patiently("losetup", "-d", self.loop)
+            patiently(run, "losetup", "-d", self.loop)
             self.loop = None
         if self.process:
             self.process.stdin.close()
             self.process.stdout.close()
             self.process = None
-            patiently("umount", str(self.front))
+            patiently(run, "umount", str(self.front))
 
 
-def patiently(*command):
-    """What a dead process had open may be in use for some moments more."""
+def patiently(action, *arguments):
+    """What a process had open may be in use for some moments more."""
     deadline = time.monotonic() + BUSY_SECS_MAX
     while True:
         try:
-            return run(*command)
+            return action(*arguments)
         except OSError:
             if time.monotonic() > deadline:
                 raise
