@@ -161,8 +161,19 @@ impl FootprintSum {
     }
 }
 
+/// Bytes that a body of `len` bytes takes in every column when it is written in one piece, however many segments that makes.
+pub(crate) fn whole_len(geometry: &Geometry, name_len: usize, len: u64) -> u64 {
+    let shape = StripeShape::new(geometry);
+    // Of a longest segment whole stripes fill all of it.
+    let longest = directory::stripes_room(geometry, name_len, geometry.data_slot_len) / shape.strip_len();
+    let segment_max = longest * shape.stripe_len();
+    let rest = len % segment_max;
+    let of_rest = if rest == 0 { 0 } else { segment_len(geometry, name_len, rest) };
+    len / segment_max * segment_len(geometry, name_len, segment_max) + of_rest
+}
+
 /// Bytes that a segment of `len` body bytes takes in every column with its directory chunk.
-fn segment_len(geometry: &Geometry, name_len: usize, len: u64) -> u64 {
+pub(crate) fn segment_len(geometry: &Geometry, name_len: usize, len: u64) -> u64 {
     let column_len = StripeShape::new(geometry).column_len(len);
     column_len + directory::chunk_len(geometry, name_len, column_len)
 }

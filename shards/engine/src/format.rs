@@ -10,6 +10,7 @@ pub mod frame;
 pub mod log_header;
 pub mod manifest;
 pub mod pack;
+pub mod part_list;
 pub mod record;
 pub mod root;
 pub mod superblock;

@@ -12,6 +12,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::body::{PackedBody, Segment, StripedBody};
 use crate::extent::ExtentId;
+use crate::format::part_list::{self, PartSpan};
 use crate::format::record::LiveDelta;
 use crate::shard::scrub::progress::Progress;
 
@@ -33,10 +34,20 @@ pub const FOOTPRINT_COUNT_MAX: usize = 4096;
 /// Why a value's bytes are not a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueError {
-    Truncated { len: usize },
-    NewerVersion { got: u8, known: u8 },
-    WrongKind { got: u8, expected: u8 },
+    Truncated {
+        len: usize,
+    },
+    NewerVersion {
+        got: u8,
+        known: u8,
+    },
+    WrongKind {
+        got: u8,
+        expected: u8,
+    },
     Archive(String),
+    /// The list of an object's parts.
+    Parts(String),
 }
 
 impl std::fmt::Display for ValueError {
@@ -48,11 +59,15 @@ impl std::fmt::Display for ValueError {
             }
             ValueError::WrongKind { got, expected } => write!(f, "value kind is {got}, expected {expected}"),
             ValueError::Archive(error) => write!(f, "value archive: {error}"),
+            ValueError::Parts(error) => write!(f, "list of parts: {error}"),
         }
     }
 }
 
 impl std::error::Error for ValueError {}
+
+/// The extension of an object whose parts were merged into one body: the list of them ([`part_list`]).
+pub const PARTS_EXTENSION: u32 = 1;
 
 /// A section of a value that only newer versions may understand.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -158,6 +173,25 @@ pub struct Object {
     /// Everything of this object in data extents, blobs included.
     pub footprint: Vec<Footprint>,
     pub extensions: Vec<Extension>,
+}
+
+impl Object {
+    /// The parts of an object whose parts were merged into one body; `None` of any other.
+    ///
+    /// # Errors
+    /// [`ValueError::Parts`].
+    pub fn merged_parts(&self) -> Result<Option<Vec<PartSpan>>, ValueError> {
+        let listed = self.extensions.iter().find(|extension| extension.id == PARTS_EXTENSION);
+        let Some(listed) = listed else { return Ok(None) };
+        let parts = part_list::decode(&listed.bytes).map_err(|error| ValueError::Parts(error.to_string()))?;
+        let len: u64 = parts.iter().map(|part| part.len).sum();
+        if (len, parts.len()) != (self.len, self.part_count as usize) {
+            let (count, expected) = (parts.len(), self.part_count);
+            let reason = format!("{count} parts of {len} bytes, not {expected} of {}", self.len);
+            return Err(ValueError::Parts(reason));
+        }
+        Ok(Some(parts))
+    }
 }
 
 /// A part of an upload that is still open.

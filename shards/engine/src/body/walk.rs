@@ -11,9 +11,11 @@ use basalt_reactor::disk::BLOCK_LEN;
 
 use super::Bodies;
 use super::directory::{
-    CHUNK_LEN_MAX, CHUNK_MAGIC, DirectoryChunk, DirectoryEntry, SEAL_LEN, SEAL_OFFSET, current,
+    CHUNK_LEN_MAX, CHUNK_MAGIC, DirectoryChunk, DirectoryEntry, Owner, SEAL_LEN, SEAL_OFFSET, chunk_len,
+    current,
 };
 use super::error::{Damage, Fault};
+use super::layout::StripeShape;
 use super::recover::arrived;
 use crate::extent::{Column, ExtentClass, ExtentId, Placement};
 
@@ -96,6 +98,28 @@ impl Bodies {
         before: &impl AsyncFn(usize) -> bool,
     ) -> Option<ColumnDirectory> {
         self.walk_for(Some(placement.id), placement, column, range, before).await
+    }
+
+    /// Whose a segment of `len` body bytes is that starts at `block`, and of an owner whose name has `name_len` bytes: as its
+    /// chunk says, in whatever column has it.
+    pub(crate) async fn owner_of(
+        &self,
+        placement: &Placement,
+        (block, len): (u32, u64),
+        name_len: usize,
+    ) -> Option<Owner> {
+        let geometry = self.files.geometry();
+        let column_len = StripeShape::new(geometry).column_len(len);
+        let start = u64::from(block) * BLOCK_LEN as u64 + column_len;
+        let range = start..start + chunk_len(geometry, name_len, column_len);
+        for column in 0..placement.columns.len() {
+            let found = self.walk_range(placement, column, range.clone(), &async |_| true).await?;
+            let mut entries = found.chunks.into_iter().flat_map(|chunk| chunk.entries);
+            if let Some(entry) = entries.find(|entry| (entry.block, entry.len) == (block, len)) {
+                return Some(entry.owner);
+            }
+        }
+        None
     }
 
     /// Walks a slot of which nobody knows what extent has it, for the chunks of whatever extents it has held, in order of

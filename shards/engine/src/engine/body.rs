@@ -12,6 +12,7 @@ use crate::body::walk::ExtentDirectory;
 use crate::body::{Bodies, InlineBody, PackedBody, ReadMemory, Reader, StripedBody};
 use crate::error::EngineError;
 use crate::extent::{ExtentId, Placement};
+use crate::format::part_list::PartSpan;
 use crate::request::{Ask, Reply};
 use crate::shard::mutate::Found;
 use crate::value::{self, Body, Object, Part, PartBody, Striped, Value};
@@ -88,7 +89,7 @@ impl ObjectReader {
             _ => None,
         };
         let mut offset = 0;
-        for part in self.parts_in(memory.clone()).await?.iter() {
+        for part in self.spans_in(memory.clone()).await? {
             let end = offset + part.len;
             if part.number == number {
                 return Ok(Some(offset..end));
@@ -102,8 +103,15 @@ impl ObjectReader {
     ///
     /// # Errors
     /// [`EngineError::Body`] when the list of parts cannot be read.
-    pub async fn parts(&self) -> Result<Vec<Part>, EngineError> {
-        self.parts_in(None).await
+    pub async fn parts(&self) -> Result<Vec<PartSpan>, EngineError> {
+        self.spans_in(None).await
+    }
+
+    async fn spans_in(&self, memory: Option<Rc<ReadMemory>>) -> Result<Vec<PartSpan>, EngineError> {
+        if let Some(merged) = self.object.merged_parts()? {
+            return Ok(merged);
+        }
+        Ok(self.parts_in(memory).await?.into_iter().map(PartSpan::from).collect())
     }
 
     async fn parts_in(&self, memory: Option<Rc<ReadMemory>>) -> Result<Vec<Part>, EngineError> {

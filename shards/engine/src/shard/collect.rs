@@ -3,12 +3,14 @@
 //! What lives in a victim is copied into new data extents, read verified and written with parity like any body: small objects
 //! many at a time into packs, large ones segment by segment. Then its record is changed by a move, which commits only if the
 //! record still is what was copied, looked at under the key's lock; so a client's write always wins. The victim is
-//! freed by the next checkpoint, when its readers' pins are gone. Which extent comes next is [`policy`]'s choice.
+//! freed by the next checkpoint, when its readers' pins are gone. Which extent comes next is [`policy`]'s choice. When none is
+//! worth it, short parts of multipart objects are merged ([`merge`]).
 //!
 //! It works in small units and lets clients go first, unless somebody waits for space. One data extent is kept from everybody
 //! else, so a step is possible on a full disk too.
 
 mod large;
+mod merge;
 mod policy;
 mod small;
 mod victim;
@@ -81,6 +83,7 @@ pub(crate) struct Collection {
     passes: Cell<u64>,
     gains: Cell<u64>,
     passed: Event,
+    proposals: merge::Proposals,
     counters: Cell<Counters>,
 }
 
@@ -241,7 +244,7 @@ impl Collector {
             match result {
                 Ok(gained) => {
                     retry_after = RETRY_AFTER;
-                    if gained {
+                    if gained || self.merge_next().await {
                         collection.due.set(true);
                     }
                 }

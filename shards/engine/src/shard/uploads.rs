@@ -236,11 +236,12 @@ impl Shard {
         }
         upload.state = UploadState::Completed { object: object.uuid, at: object.modified, listed };
         let records = vec![
-            Record::Put { key: object_key, value: value::encode(&object), inline: None, deltas },
+            Record::Put { key: object_key.clone(), value: value::encode(&object), inline: None, deltas },
             Record::Put { key: upload_key, value: value::encode(&upload), inline: None, deltas: Vec::new() },
         ];
         self.commit(Change { records, payload: Vec::new() }).await?;
         leases.committed();
+        self.propose_merge(&object_key, &object);
         self.sweep_later(request.bucket, request.name, request.upload);
         Ok(Completion::Done(done))
     }
@@ -350,6 +351,9 @@ impl Shard {
 
     /// Sweeps closed uploads, and every upload of buckets that are gone: what a crash or a failure left behind.
     pub(crate) async fn run_janitor(self: Rc<Self>) {
+        if let Err(error) = self.propose_completed().await {
+            tracing::debug!(shard = self.id, %error, "objects completed before the start are not proposed for merging");
+        }
         loop {
             if self.check_healthy().is_err() {
                 return;
@@ -366,6 +370,30 @@ impl Shard {
             }
             self.core.sleep(JANITOR_PERIOD).await;
         }
+    }
+
+    /// Proposes what was completed shortly before the start for merging: a crash may have come before it.
+    async fn propose_completed(&self) -> Result<(), EngineError> {
+        /// Objects proposed at most: in the order of their names.
+        const COUNT_MAX: usize = 256;
+        let (from, end) = (vec![Family::Upload as u8], vec![Family::Upload as u8 + 1]);
+        let mut cursor = self.index.cursor(&from, Some(&end));
+        let mut completed = BTreeSet::new();
+        while completed.len() < COUNT_MAX
+            && let Some((key, value)) = cursor.next().await?
+        {
+            let UploadState::Completed { .. } = value::decode::<Upload>(value)?.state else { continue };
+            if let Ok(Key::Upload { bucket, name, .. }) = Key::decode(key) {
+                completed.insert(key::object(bucket, &name, VersionOrder::NULL));
+            }
+        }
+        drop(cursor);
+        for key in completed {
+            if let Some(value) = self.index.get(&key).await? {
+                self.propose_merge(&key, &value::decode(&value)?);
+            }
+        }
+        Ok(())
     }
 
     async fn closed_uploads(&self) -> Result<Vec<(u64, Vec<u8>, [u8; 16])>, EngineError> {

@@ -37,6 +37,8 @@ pub(crate) struct Outcome {
     pub(crate) scrubbed: u64,
     pub(crate) moved: u64,
     pub(crate) outrun: u64,
+    /// Objects that were found with their parts in one body.
+    pub(crate) merged: u64,
     pub(crate) trace: u64,
 }
 
@@ -57,6 +59,7 @@ impl Outcome {
         self.scrubbed += other.scrubbed;
         self.moved += other.moved;
         self.outrun += other.outrun;
+        self.merged += other.merged;
         self.trace ^= other.trace;
     }
 }

@@ -15,6 +15,7 @@ mod disks;
 mod faults;
 mod growth;
 mod members;
+mod merging;
 mod model;
 mod mutants;
 mod offline;
@@ -232,12 +233,41 @@ fn small_objects_take_little_more_than_redundancy_after_repacking() {
 fn collection_scrub_and_rebuilding_go_together_through_crashes() {
     let total = run_all(6, together::run);
     must_reach(total.crashes > 0 && total.verified > 0 && total.moved > 0 && total.scrubbed > 0, &total);
+    must_reach(total.merged > 0, &total);
 }
 
 #[test]
 fn uploads_complete_as_a_whole_and_give_their_space_back() {
     let total = run_all(12, uploads::run);
-    must_reach(total.crashes > 0 && total.verified > 0 && total.moved > 0, &total);
+    must_reach(total.crashes > 0 && total.verified > 0 && total.moved > 0 && total.merged > 0, &total);
+}
+
+#[test]
+fn short_parts_become_one_body_and_stay_parts() {
+    let total = run_all(2, merging::at_rest);
+    must_reach(total.merged > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn merging_that_is_cut_off_leaves_the_parts_or_the_whole() {
+    let total = run_all(12, merging::cut_off);
+    must_reach(total.crashes > 0 && total.merged > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn merging_loses_to_clients_and_takes_nothing_from_them() {
+    let total = run_all(8, merging::beside_clients);
+    must_reach(total.merged > 0 && total.outrun > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn merging_waits_for_room_and_leaves_damage_alone() {
+    let total = run_all(4, |seed| {
+        let mut outcome = merging::on_a_full_disk(seed);
+        outcome.add(&merging::beside_damage(seed));
+        outcome
+    });
+    must_reach(total.merged > 0 && total.refused > 0 && total.failed > 0, &total);
 }
 
 #[test]

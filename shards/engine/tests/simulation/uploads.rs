@@ -92,6 +92,11 @@ impl Uploader {
         let again = engine.complete_upload(bucket, name, id, draft(), kept.clone(), None).await;
         assert_eq!(again, Err(EngineError::NoSuchUpload), "an upload completes once");
         self.verify(shared).await;
+        if random.below(3) == 0 {
+            // By then its parts are one body, if they are short.
+            engine.core().sleep(Duration::from_secs(1)).await;
+            self.verify(shared).await;
+        }
     }
 
     /// Whatever the object is by now: it has the bytes of its parts.
@@ -104,10 +109,13 @@ impl Uploader {
         while let Some(bytes) = body.next().await {
             got.extend_from_slice(&bytes.expect("nothing is damaged"));
         }
-        let made = self.made.borrow();
-        let parts = made.get(&content.tag).expect("somebody completed it");
+        let parts = self.made.borrow().get(&content.tag).cloned().expect("somebody completed it");
         let expected = parts.iter().flat_map(|part| part.bytes(0..part.len));
         assert!(expected.eq(got), "{}: the bytes of its parts in order", self.name);
+        let listed = reader.parts().await.expect("it reads");
+        assert!(listed.iter().map(|part| part.len).eq(parts.iter().map(|part| part.len as u64)));
+        let is_merged = reader.object().merged_parts().expect("it is whole").is_some();
+        shared.outcome.borrow_mut().merged += u64::from(is_merged);
         shared.outcome.borrow_mut().verified += 1;
     }
 }

@@ -168,7 +168,7 @@ impl Checker<'_> {
                 }
             }
         }
-        Ok(())
+        object.merged_parts().map(drop)
     }
 
     /// Without `sums` the part is an object's by now.

@@ -13,8 +13,12 @@ use super::values::Refusal;
 use super::{RebuildError, Work};
 use crate::blob::FootprintSum;
 use crate::body::directory::Content;
+use crate::format::part_list::{self, PartSpan};
 use crate::index::key::{self, VersionOrder};
-use crate::value::{self, Body, Object, Part, PartBody, Striped, Upload, UploadState, UploadedPart};
+use crate::value::{
+    self, Body, Extension, Object, PARTS_EXTENSION, Part, PartBody, Striped, Upload, UploadState,
+    UploadedPart,
+};
 
 /// Where a part of an upload comes from.
 pub(super) enum PartSource {
@@ -135,7 +139,7 @@ impl Work<'_> {
         let (mut settled, mut listed) = (false, BTreeSet::new());
         let recorded = self.replayed.verdicts.get(name).map_or(0, |verdict| verdict.time);
         for (begun, claim) in claims {
-            settled = settled || begun <= recorded && self.relocate(name, bounds);
+            settled = settled || begun <= recorded && self.relocate(name, bounds).await;
             let verdict = self.replayed.verdicts.get(name);
             // A pack's list has the time of the record, which may be in an extent that was given to others since.
             let began_by = if matches!(claim, Claim::Packed(_)) { begun.saturating_add(1) } else { begun };
@@ -176,20 +180,26 @@ impl Work<'_> {
             }
         }
         if !settled {
-            self.relocate(name, bounds);
+            self.relocate(name, bounds).await;
         }
         Ok(())
     }
 
     /// Gives a name what its last record put, where that lies elsewhere by now: collection moved it, and the record of the move is
     /// in a gap of the log. What has the same length and checksums is the same.
-    fn relocate(&mut self, name: &Name, bounds: &Bounds) -> bool {
+    async fn relocate(&mut self, name: &Name, bounds: &Bounds) -> bool {
         let Some(verdict) = self.replayed.verdicts.get(name) else { return false };
         let Some(put) = verdict.put.as_deref().filter(|_| verdict.sequence < bounds.tail) else {
             return false;
         };
         if self.absent(&put.footprint).is_none() {
             return false;
+        }
+        if let Some(object) = self.merged(put).await {
+            let key = key::object(name.0, &name.1, VersionOrder::NULL);
+            self.index.put(&key, &value::encode(&object));
+            self.how.insert(key, How::LastKnown);
+            return true;
         }
         let mut footprint = FootprintSum::default();
         let mut find = |striped: &Striped| {
@@ -223,6 +233,28 @@ impl Work<'_> {
         self.index.put(&key, &value::encode(&object));
         self.how.insert(key, How::LastKnown);
         true
+    }
+
+    /// The object `put` with its parts in one body, if they were merged: the body has the object's uuid.
+    async fn merged(&self, put: &Object) -> Option<Object> {
+        let is_it = |found: &&FoundBody| {
+            (found.content, found.owner.body, found.striped.len) == (Content::Payload, put.uuid, put.len)
+        };
+        let found = self.survey.bodies.iter().find(is_it)?;
+        let (body, footprint) = self.describe(found).await.ok()?;
+        let mut object = Object { body: body.into(), footprint, ..put.clone() };
+        let parts = match &put.body {
+            Body::Parts(parts) => Some(parts.clone()),
+            // Without its list the object has its bytes and its ETag still.
+            Body::SpilledParts { map } => self.read_blob(map).await.ok(),
+            _ => None,
+        };
+        let spans: Option<Vec<PartSpan>> =
+            parts.map(|parts: Vec<Part>| parts.into_iter().map(PartSpan::from).collect());
+        if let Some(bytes) = spans.and_then(|spans| part_list::encode(&spans)) {
+            object.extensions.push(Extension { id: PARTS_EXTENSION, bytes });
+        }
+        Some(object)
     }
 
     /// Whether the part's body begins in one of `places`.

@@ -191,7 +191,7 @@ impl Work<'_> {
     }
 
     /// How a value has the body, and what it takes: with its blob, if it has one.
-    async fn describe(&self, found: &FoundBody) -> Result<(PartBody, Vec<Footprint>), Refusal> {
+    pub(super) async fn describe(&self, found: &FoundBody) -> Result<(PartBody, Vec<Footprint>), Refusal> {
         if let Some(&blob) = self.blobs.get(&found.owner.body) {
             let blob = &self.survey.bodies[blob];
             // Only if it says the same; otherwise the body is described as if there were none.

@@ -6,14 +6,16 @@
 //! that by the part's footprint ([`crate::shard::uploads`]).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::Collector;
 use super::victim::{Described, Victim};
 use crate::blob::{Blob, FootprintSum, are_spilled, describe, write_blob};
+use crate::body::budget::Permit;
 use crate::body::directory::{Content, Owner};
 use crate::body::layout::StripeShape;
-use crate::body::{Leases, Places, StripedBody};
+use crate::body::{Leases, Places, StripedBody, Written};
 use crate::error::EngineError;
 use crate::extent::{ExtentId, Placement};
 use crate::format::record::{LiveDelta, Record};
@@ -117,9 +119,60 @@ impl Collector {
         self.commit_body(key, &lock, &value, moved, deltas, leases, moved_len).await
     }
 
+    /// Copies bytes `range` of a body to one of `owner`, from the given offset of it on. Whether to go on is asked between units.
+    pub(super) async fn copy(
+        &self,
+        source: &Rc<StripedBody>,
+        range: Range<u64>,
+        places: Places,
+        (owner, body_offset): (Owner, u64),
+        goes_on: &dyn Fn() -> Result<(), EngineError>,
+    ) -> Result<Written, EngineError> {
+        let bodies = &self.bodies;
+        let (len, reaches_end) = (range.end - range.start, range.end == source.len);
+        let writer_len = bodies.writer_len(Some(len), owner.name.len());
+        let admitted = bodies.admit_copy(len, source.len, 0, writer_len).await;
+        let (read_memory, write_memory) = admitted.ok_or(EngineError::Busy)?;
+        let on_damage = Rc::clone(&self.on_damage);
+        let mut reader = bodies.reader(Rc::clone(source), range, places, on_damage, Some(read_memory))?;
+        let writer = bodies.writer(Content::Payload, owner).in_memory(Some(write_memory));
+        let mut writer = writer.at(body_offset, reaches_end);
+        writer.expect(len);
+        let mut unit_len = 0;
+        while let Some(bytes) = reader.next().await {
+            let bytes = bytes?;
+            writer.write(&bytes).await?;
+            unit_len += bytes.len();
+            if unit_len >= UNIT_LEN {
+                unit_len = 0;
+                self.rest().await;
+                goes_on()?;
+            }
+        }
+        let written = writer.finish().await?;
+        self.rest().await;
+        Ok(written)
+    }
+
+    pub(super) async fn read_blob<T: Value>(&self, map: &Striped, places: &Places) -> Result<T, EngineError> {
+        if map.len > BLOB_LEN_MAX {
+            return Err(damaged("a blob is too long"));
+        }
+        let body = Rc::new(StripedBody::from(map));
+        let on_damage = Rc::clone(&self.on_damage);
+        let bytes = self.read_all(body, 0..map.len, Rc::clone(places), on_damage).await?;
+        Ok(value::decode(&bytes)?)
+    }
+
+    /// Memory for a blob that follows a body.
+    pub(super) async fn writer_memory(&self, name_len: usize) -> Result<Permit, EngineError> {
+        let len = self.bodies.writer_len(None, name_len);
+        self.bodies.admit(len).await.ok_or(EngineError::Busy)
+    }
+
     /// Puts `moved` in the place of `value`, if that is still what `key` has.
     #[expect(clippy::too_many_arguments, reason = "each is a fact of one move; a struct would be named once")]
-    async fn commit_body(
+    pub(super) async fn commit_body(
         &self,
         key: &[u8],
         lock: &[u8],
@@ -269,38 +322,18 @@ impl Relocation<'_> {
     async fn copy(
         &mut self,
         source: &Rc<StripedBody>,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
         block: u32,
     ) -> Result<Striped, EngineError> {
         let collector = self.collector;
-        let bodies = &collector.bodies;
         let described = self.victim.described.get(&block);
         let (owner, body_offset) = match described {
             Some(Described { owner, body_offset }) => (owner.clone(), *body_offset),
             None => (self.owner.clone(), range.start),
         };
         let len = range.end - range.start;
-        let reaches_end = range.end == source.len;
-        let writer_len = bodies.writer_len(Some(len), owner.name.len());
-        let admitted = bodies.admit_copy(len, source.len, 0, writer_len).await;
-        let (read_memory, write_memory) = admitted.ok_or(EngineError::Busy)?;
-        let (places, on_damage) = (Rc::clone(&self.places), Rc::clone(&collector.on_damage));
-        let mut reader = bodies.reader(Rc::clone(source), range, places, on_damage, Some(read_memory))?;
-        let writer = bodies.writer(Content::Payload, owner).in_memory(Some(write_memory));
-        let mut writer = writer.at(body_offset, reaches_end);
-        writer.expect(len);
-        let mut unit_len = 0;
-        while let Some(bytes) = reader.next().await {
-            let bytes = bytes?;
-            writer.write(&bytes).await?;
-            unit_len += bytes.len();
-            if unit_len >= UNIT_LEN {
-                unit_len = 0;
-                collector.rest().await;
-            }
-        }
-        let written = writer.finish().await?;
-        collector.rest().await;
+        let places = Rc::clone(&self.places);
+        let written = collector.copy(source, range, places, (owner, body_offset), &|| Ok(())).await?;
         self.footprint.add(&written);
         self.leases.append(written.leases);
         self.moved_len += len;
@@ -329,28 +362,20 @@ impl Relocation<'_> {
     }
 
     async fn read_blob<T: Value>(&self, map: &Striped) -> Result<T, EngineError> {
-        if map.len > BLOB_LEN_MAX {
-            return Err(damaged("a blob is too long"));
-        }
-        let body = Rc::new(StripedBody::from(map));
-        let (places, on_damage) = (Rc::clone(&self.places), Rc::clone(&self.collector.on_damage));
-        let bytes = self.collector.read_all(body, 0..map.len, places, on_damage).await?;
-        Ok(value::decode(&bytes)?)
+        self.collector.read_blob(map, &self.places).await
     }
 
-    async fn writer_memory(&self) -> Result<crate::body::budget::Permit, EngineError> {
-        let bodies = &self.collector.bodies;
-        let len = bodies.writer_len(None, self.owner.name.len());
-        bodies.admit(len).await.ok_or(EngineError::Busy)
+    async fn writer_memory(&self) -> Result<Permit, EngineError> {
+        self.collector.writer_memory(self.owner.name.len()).await
     }
 }
 
-fn places_of(placements: Vec<Placement>) -> Places {
+pub(super) fn places_of(placements: Vec<Placement>) -> Places {
     let known: BTreeMap<_, _> =
         placements.into_iter().map(|placement| (placement.id, Rc::new(placement))).collect();
     Rc::new(move |extent| known.get(&extent).cloned())
 }
 
-fn damaged(what: &str) -> EngineError {
+pub(super) fn damaged(what: &str) -> EngineError {
     EngineError::Damaged(what.to_owned())
 }

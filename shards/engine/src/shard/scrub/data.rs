@@ -24,6 +24,7 @@ impl Shard {
         let before = async |len: usize| pace.unit(self, len).await;
         let Some(chunks) = bodies.directory(&placement, end, &before).await else { return };
         for chunk in chunks {
+            chunk.entries.iter().for_each(|entry| self.propose_merge_of(entry));
             let Some(flaws) = bodies.verify(&placement, &chunk, &before).await else { return };
             if !flaws.is_empty() {
                 self.mend_chunk(bodies, id, &chunk, flaws).await;
