@@ -140,6 +140,7 @@ def test_a_disk_fails_under_load_and_no_client_notices(fault):
             assert report(server)["failures_tolerated"] == 1
             time.sleep(1)
             if fault == "unmounted":
+                assert "not mounted?" in report(server)["disks"][place]["reason"]
                 assert not list(device.path.iterdir()), "something was written to a mount point without its disk"
             come_back(server, device, place)
             await_in_sync(server, 2)

@@ -135,6 +135,7 @@ impl Engine {
                 return;
             }
             let reason = match &found {
+                Ok(DiskState::Empty) => "its path leads to an empty directory: not mounted?".to_owned(),
                 Ok(_) => "its path holds another disk".to_owned(),
                 Err(error) => error.to_string(),
             };
