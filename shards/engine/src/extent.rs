@@ -47,7 +47,7 @@ pub enum ExtentClass {
 pub struct DiskIndex(pub u8);
 
 /// Where one column (or replica) of an extent lies: a slot in the class's arena file on one disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Column {
     pub disk: DiskIndex,
     pub slot: u32,
@@ -326,6 +326,13 @@ impl ArenaFiles {
     #[must_use]
     pub fn locate_readable(&self, class: ExtentClass, column: Column) -> Option<(File, u64)> {
         self.locate_if(class, column, |state| state == MemberState::InSync)
+    }
+
+    /// Slots that the arena file of `class` on `disk` has room for; `None` when the disk is out.
+    pub(crate) fn slot_count(&self, class: ExtentClass, disk: DiskIndex) -> Option<io::Result<u32>> {
+        let (file, _) = self.locate(class, Column { disk, slot: 0 })?;
+        let slots = |len| u32::try_from(len / self.geometry.slot_len(class)).unwrap_or(u32::MAX);
+        Some(file.len().map(slots))
     }
 
     fn locate_if(

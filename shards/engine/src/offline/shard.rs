@@ -3,7 +3,7 @@
 //! Every copy is read and kept with what is wrong with it. What the shard is comes from the newest whole root, as a start
 //! would have it, but without writing anything: the log is applied to maps in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use basalt_reactor::{Core, Disk, File};
@@ -19,7 +19,7 @@ use crate::format::manifest::{ExtentEntry, Manifest};
 use crate::format::record::{LiveDelta, Record};
 use crate::format::root::{LogPosition, ROOT_COPY_LEN, Root};
 use crate::index::IndexManifest;
-use crate::log::replay::{Replay, ReplayedBatch};
+use crate::log::replay::{Replay, ReplayError, ReplayedBatch, refuse_unreached};
 use crate::value::{self, InlinePlace};
 
 /// Longest manifest that is read, bytes.
@@ -282,32 +282,46 @@ impl ShardState {
         let extents = manifest.extents.iter().map(|entry| (entry.placement.id, entry.clone())).collect();
         let mut state =
             ShardState { index, extents, overlay: BTreeMap::new(), replayed: Replayed::default() };
-        if root.log.extent.0 > 0 {
-            state.replay(core, files, root.log).await;
-        }
+        let missing = match root.log.extent.0 {
+            0 => Ok(root.log.sequence),
+            _ => state.replay(core, files, root.log).await,
+        };
+        let arena = files.arena();
+        let reached = match missing {
+            Ok(missing) => {
+                let columns = state.log_columns_behind(&arena);
+                refuse_unreached(core, &arena, files.shard, root.deployment, &columns, missing).await
+            }
+            Err(error) => Err(error),
+        };
+        state.replayed.error = reached.err().map(|error| error.to_string());
         Ok(state)
     }
 
-    async fn replay(&mut self, core: &Core, files: &ShardFiles, from: LogPosition) {
+    /// Goes through the log; gives the number of the batch that would be next.
+    async fn replay(
+        &mut self,
+        core: &Core,
+        files: &ShardFiles,
+        from: LogPosition,
+    ) -> Result<u64, ReplayError> {
         let extents = self.extents.values();
-        let mut reader = match Replay::behind(core.clone(), files.arena(), files.shard, from, extents) {
-            Ok(reader) => reader,
-            Err(error) => {
-                self.replayed.error = Some(error.to_string());
-                return;
-            }
-        };
-        loop {
-            let batch = match reader.next().await {
-                Ok(Some(batch)) => batch,
-                Ok(None) => return,
-                Err(error) => {
-                    self.replayed.error = Some(error.to_string());
-                    return;
-                }
-            };
+        let mut reader = Replay::behind(core.clone(), files.arena(), files.shard, from, extents)?;
+        while let Some(batch) = reader.next().await? {
             self.apply(batch);
         }
+        Ok(reader.next_sequence())
+    }
+
+    /// Places of log extents where batches behind the log's end could be: of none, or of one that is not sealed.
+    fn log_columns_behind(&self, files: &ArenaFiles) -> Vec<Column> {
+        let sealed = self.extents_of(ExtentClass::Log).filter(|entry| entry.sealed);
+        let taken: BTreeSet<Column> =
+            sealed.flat_map(|entry| entry.placement.columns.iter().copied()).collect();
+        let slots = |disk| files.slot_count(ExtentClass::Log, disk).and_then(Result::ok).unwrap_or(0);
+        let disks = (0..files.disk_count()).map(DiskIndex);
+        let columns = disks.flat_map(|disk| (0..slots(disk)).map(move |slot| Column { disk, slot }));
+        columns.filter(|column| !taken.contains(column)).collect()
     }
 
     fn apply(&mut self, batch: ReplayedBatch) {

@@ -465,16 +465,12 @@ async fn read_manifest_replica(
 
 /// Tells the table how many slots each arena file has.
 fn count_slots(context: &ShardContext, table: &mut ExtentTable) -> Result<(), EngineError> {
-    let geometry = context.files.geometry();
     for disk in (0..context.files.disk_count()).map(DiskIndex) {
         for class in [ExtentClass::Log, ExtentClass::Data, ExtentClass::Table] {
-            let Some((file, _)) = context.files.locate(class, crate::extent::Column { disk, slot: 0 }) else {
-                continue;
-            };
-            let len = file.len().map_err(|error| {
+            let Some(slots) = context.files.slot_count(class, disk) else { continue };
+            let slots = slots.map_err(|error| {
                 EngineError::Damaged(format!("{class:?} arena of disk {}: {error}", disk.0))
             })?;
-            let slots = u32::try_from(len / geometry.slot_len(class)).unwrap_or(u32::MAX);
             table.set_grown(class, disk, slots);
         }
     }

@@ -196,9 +196,7 @@ async fn uses(
 
 /// Whole slots of an arena file; 0 where there is no disk.
 pub(super) fn slots(files: &ArenaFiles, class: ExtentClass, disk: DiskIndex) -> u32 {
-    let Some((file, _)) = files.locate(class, Column { disk, slot: 0 }) else { return 0 };
-    let len = file.len().unwrap_or(0);
-    u32::try_from(len / files.geometry().slot_len(class)).unwrap_or(u32::MAX)
+    files.slot_count(class, disk).and_then(Result::ok).unwrap_or(0)
 }
 
 /// The headers of batches in one column, by their offset.

@@ -358,6 +358,38 @@ fn a_damaged_log_beyond_its_replicas_is_said() {
     assert!(report.unmended_count > 0);
 }
 
+/// The batch that names the next log extent is damaged, with all that follow it in its own: the log seems to end there.
+#[test]
+fn batches_that_the_log_does_not_lead_to_are_said() {
+    let layout = Layout { k: 1, m: 0, sets: 1, metadata: 0, spare: 0, shards: 1, strip_len: 4096 };
+    let mut reached = false;
+    for seed in 0..40 {
+        let mut filled = Filled::new(seed, layout, false);
+        let items = filled.inspect(filled.paths(), only(What::Log, None));
+        let batches = items.iter().filter_map(|item| match item {
+            Item::Batch { place, header, .. } => Some((header, place)),
+            _ => None,
+        });
+        let mut batches = batches.collect::<Vec<_>>();
+        batches.sort_by_key(|(header, _)| header.sequence);
+        let Some(last) = batches.last().map(|(header, _)| header.extent) else { continue };
+        let Some(next) = batches.iter().position(|(header, _)| header.extent == last) else { continue };
+        let Some(before) = next.checked_sub(1).map(|index| batches[index].0.extent) else { continue };
+        let before: Vec<_> = batches.iter().filter(|(header, _)| header.extent == before).collect();
+        for (_, place) in before {
+            filled.world.disk("disk0").corrupt(&place.file, place.offset + 20, 1);
+        }
+        let report = filled.check(filled.paths(), true);
+        let said = |text: &str| report.faults.iter().any(|fault| format!("{fault:?}").contains(text));
+        // Under a root in the last extent nobody misses them.
+        if !said("LogBatch") {
+            continue;
+        }
+        reached |= said("did not lead to");
+    }
+    assert!(reached, "no log went on behind its root in another extent");
+}
+
 /// A disk that was away holds what was true before, with whole checksums. Whatever the tools do, none of it is believed, and none of
 /// it gets anywhere else: not while it is out, and not while it is being rebuilt.
 #[test]
