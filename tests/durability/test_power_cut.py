@@ -51,7 +51,7 @@ def test_what_was_acknowledged_survives_power_cuts(disks):
         pytest.skip(reason)
     with Devices(disks, faulty=True) as devices, Server(disks=devices.paths) as server:
         storm = PowerStorm(server, devices, SEED)
-        storm.run(SECS)
+        storm.run(SECS / 2)
         print(f"{disks} disks: {storm.kills} cuts, {storm.counts}, sectors lost {storm.lost}")
         storm.judge()
         # Disks that lost power a moment before the others were out for as long.
