@@ -13,6 +13,7 @@ use basalt_engine::format::codec::{Decoder, Encoder};
 use basalt_engine::format::frame;
 use basalt_engine::format::log_header::LogHeader;
 use basalt_engine::format::manifest::{ExtentEntry, Manifest};
+use basalt_engine::format::part_list::{self, PartSpan};
 use basalt_engine::format::record::{InlineSpan, LiveDelta, Record};
 use basalt_engine::format::root::{LogPosition, Rebuild, Root};
 use basalt_engine::format::superblock::{
@@ -20,6 +21,7 @@ use basalt_engine::format::superblock::{
 };
 use basalt_engine::index::IndexManifest;
 use basalt_engine::index::key::{self, Key, VersionOrder};
+use basalt_engine::value::Checksum;
 
 use super::Target;
 
@@ -40,6 +42,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "record", run: record, seeds: || record_samples().iter().map(encoded_record).collect() },
     Target { name: "batch", run: batch, seeds: || vec![batch_sample()] },
     Target { name: "directory_chunk", run: directory_chunk, seeds: directory_chunk_seeds },
+    Target { name: "part_list", run: part_list, seeds: || vec![part_list_sample()] },
     Target { name: "index_key", run: index_key, seeds: index_key_seeds },
 ];
 
@@ -53,6 +56,25 @@ fn frame(data: &[u8]) {
     let _ = frame::open(*b"BSLTTEST", 1, data);
     let sealed = frame::seal(*b"BSLTTEST", 1, data);
     assert_eq!(frame::open(*b"BSLTTEST", 1, &sealed), Ok((1, data)));
+}
+
+fn part_list(data: &[u8]) {
+    if let Ok(parts) = part_list::decode(data)
+        && let Some(bytes) = part_list::encode(&parts)
+    {
+        assert_eq!(part_list::decode(&bytes), Ok(parts));
+    }
+}
+
+fn part_list_sample() -> Vec<u8> {
+    let checksum = |value| Checksum { algorithm: 2, composite: false, value };
+    let part = |number, len, checksum| PartSpan { number, len, checksum };
+    let parts = [
+        part(1, 5 << 20, Some(checksum(vec![1; 4]))),
+        part(2, 5 << 20, Some(checksum(vec![2; 4]))),
+        part(7, 9, None),
+    ];
+    part_list::encode(&parts).expect("it is short")
 }
 
 fn superblock(data: &[u8]) {

@@ -8,6 +8,7 @@ use basalt_engine::extent::{ExtentClass, Placement};
 use basalt_engine::format::batch::BatchHeader;
 use basalt_engine::format::log_header::LogHeader;
 use basalt_engine::format::manifest::{ExtentEntry, Manifest};
+use basalt_engine::format::part_list::PartSpan;
 use basalt_engine::format::record::{LiveDelta, Record};
 use basalt_engine::format::root::Root;
 use basalt_engine::format::superblock::{DiskClass, State, Superblock};
@@ -427,12 +428,18 @@ fn object_of(object: &Object) -> Value {
             "packed": { "pack": striped(&of.pack), "offset": of.offset, "crcs": crcs(&of.crcs) },
         }),
     };
+    let span = |part: &PartSpan| json!({ "number": part.number, "len": part.len, "checksum": part.checksum.as_ref().map(checksum) });
+    let merged_parts = match object.merged_parts() {
+        Ok(parts) => json!(parts.map(|parts| parts.iter().map(span).collect::<Vec<_>>())),
+        Err(error) => json!({ "defect": error.to_string() }),
+    };
     json!({
         "uuid": hex::encode(object.uuid),
         "modified": object.modified,
         "len": object.len,
         "etag": hex::encode(object.etag),
         "part_count": object.part_count,
+        "merged_parts": merged_parts,
         "attributes": pairs(&object.attributes),
         "checksum": object.checksum.as_ref().map(checksum),
         "body": body,
