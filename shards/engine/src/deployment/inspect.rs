@@ -27,7 +27,7 @@ pub async fn inspect(core: &Core, disk: &Disk) -> io::Result<DiskState> {
     }
     let file = disk.open_file(SUPERBLOCK_FILE)?;
     let mut newest: Option<Superblock> = None;
-    let (mut reasons, mut refused, mut blank) = (Vec::new(), Vec::new(), 0);
+    let (mut reasons, mut refused, mut blank, mut is_newer) = (Vec::new(), Vec::new(), 0, false);
     for copy in 0..2u64 {
         let buf = core.arena().alloc(SUPERBLOCK_COPY_LEN).await;
         let (result, buf) = file.read_at(buf, copy * SUPERBLOCK_COPY_LEN as u64).await;
@@ -45,7 +45,10 @@ pub async fn inspect(core: &Core, disk: &Disk) -> io::Result<DiskState> {
                 }
             }
             Err(FrameError::Empty | FrameError::BadLength { got: 0, .. }) => blank += 1,
-            Err(error) => reasons.push(format!("copy {copy}: {error}")),
+            Err(error) => {
+                is_newer |= matches!(error, FrameError::NewerVersion { .. });
+                reasons.push(format!("copy {copy}: {error}"));
+            }
         }
     }
     if refused.len() == 2
@@ -56,6 +59,8 @@ pub async fn inspect(core: &Core, disk: &Disk) -> io::Result<DiskState> {
     let answered = refused.is_empty();
     reasons.extend(refused.iter().map(io::Error::to_string));
     Ok(match newest {
+        // Beside a copy that a newer Basalt wrote the other one is out of date, whole as it may be.
+        Some(_) if is_newer => DiskState::Unreadable { reasons },
         Some(superblock) => DiskState::Ours(Box::new(superblock)),
         // A superblock file without a byte in it: formatting was cut off at its first step.
         None if reasons.is_empty() => DiskState::Empty,

@@ -151,6 +151,35 @@ mod tests {
     use crate::extent::{Column, ExtentClass};
 
     #[test]
+    fn every_version_ever_released_decodes() {
+        let (first, second) =
+            (include_bytes!("fixtures/root-v1.bin"), include_bytes!("fixtures/root-v2.bin"));
+        let columns = [(0, 4), (1, 5)].map(|(disk, slot)| Column { disk: DiskIndex(disk), slot });
+        let mut root = Root {
+            deployment: [0x11; 16],
+            shard: 2,
+            sequence: 77,
+            epoch: 17,
+            manifest: vec![Placement {
+                id: ExtentId(901),
+                class: ExtentClass::Table,
+                columns: columns.to_vec(),
+            }],
+            manifest_len: 12_345,
+            manifest_crc: 0xdead_beef,
+            log: LogPosition { extent: ExtentId(900), offset: 8192, sequence: 5000, previous: [0x55; 16] },
+            next_extent: 902,
+            clock_floor: 1_700_000_000_000_000_000,
+            rebuilds: Vec::new(),
+        };
+        assert_eq!(Root::decode(first), Ok(root.clone()));
+        let rebuild = Rebuild { disk: DiskIndex(2), joined: 16, next: ExtentId(10), until: ExtentId(900) };
+        root.rebuilds.push(rebuild);
+        assert_eq!(Root::decode(second), Ok(root.clone()));
+        assert_eq!(root.encode(), second, "this version's bytes stay what they are");
+    }
+
+    #[test]
     fn round_trips_and_survives_hostile_bytes() {
         let root = Root {
             deployment: [1; 16],

@@ -404,6 +404,59 @@ pub(crate) mod tests {
         assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock));
     }
 
+    /// What the fixtures of all versions hold: a disk of three, as each version could say it.
+    fn released(version: u16) -> Superblock {
+        let member = |disk, class, state, own_filesystem, epoch_last, joined| Member {
+            disk: [disk; 16],
+            class,
+            group: GroupIndex(u8::from(version > 2 && disk == 0x31)),
+            state: if version > 1 { state } else { MemberState::InSync },
+            own_filesystem: version > 1 && own_filesystem,
+            removed: version > 2 && disk == 0x33,
+            epoch_last,
+            joined: if version > 1 { joined } else { 0 },
+        };
+        let (k, m) = if version > 2 { (1, 1) } else { (2, 1) };
+        let (groups, home) = match version {
+            3 => (vec![GroupRole::Set, GroupRole::Metadata], 1),
+            _ => (vec![GroupRole::Set], 0),
+        };
+        Superblock {
+            sequence: 41,
+            state: State::Ready,
+            deployment: [0x11; 16],
+            set: [0x22; 16],
+            disk: [0x32; 16],
+            disk_index: 1,
+            geometry: Geometry { k, m, ..sample().geometry },
+            hash_seed: [0x44; 16],
+            shard_count: 3,
+            slot_map: (0..HASH_SLOT_COUNT).map(|slot| (slot % 3) as u16).collect(),
+            epoch: 17,
+            members: vec![
+                member(0x31, DiskClass::Flash, MemberState::InSync, false, 17, 1),
+                member(0x32, DiskClass::Rotational, MemberState::InSync, true, 17, 1),
+                member(0x33, DiskClass::Flash, MemberState::Out, true, 15, 9),
+            ],
+            groups,
+            homes: vec![GroupIndex(home); 3],
+            ..sample()
+        }
+    }
+
+    #[test]
+    fn every_version_ever_released_decodes() {
+        let fixtures: [&[u8]; 3] = [
+            include_bytes!("fixtures/superblock-v1.bin"),
+            include_bytes!("fixtures/superblock-v2.bin"),
+            include_bytes!("fixtures/superblock-v3.bin"),
+        ];
+        for (version, bytes) in (1..).zip(fixtures) {
+            assert_eq!(Superblock::decode(bytes), Ok(released(version)), "version {version}");
+        }
+        assert_eq!(released(VERSION).encode(), fixtures[2], "this version's bytes stay what they are");
+    }
+
     #[test]
     fn hostile_payloads_are_refused_without_panic() {
         let bytes = sample().encode();

@@ -10,6 +10,7 @@ use super::media::{Defect, read};
 use crate::deployment::{LOCK_FILE, SUPERBLOCK_FILE};
 use crate::extent::DiskIndex;
 use crate::extent::members::MemberState;
+use crate::format::frame::FrameError;
 use crate::format::superblock::{SUPERBLOCK_COPY_LEN, State, Superblock};
 
 /// What may be done to the disks.
@@ -46,6 +47,11 @@ pub enum OfflineError {
     Locked {
         path: PathBuf,
     },
+    /// A newer Basalt wrote it: what of it can be read is out of date.
+    Newer {
+        path: PathBuf,
+        reason: String,
+    },
     /// No disk says what set it belongs to.
     NoSuperblock {
         reasons: Vec<String>,
@@ -68,6 +74,9 @@ impl std::fmt::Display for OfflineError {
             OfflineError::Disk { path, error } => write!(out, "{}: {error}", path.display()),
             OfflineError::Locked { path } => {
                 write!(out, "{} is in use by another process; stop the server first", path.display())
+            }
+            OfflineError::Newer { path, reason } => {
+                write!(out, "the superblock of {}: {reason}", path.display())
             }
             OfflineError::NoSuperblock { reasons } => {
                 write!(out, "no disk has a superblock that can be believed: {}", reasons.join("; "))
@@ -164,6 +173,15 @@ impl OfflineSet {
     /// # Errors
     /// [`OfflineError`] when there is no set to speak of.
     pub fn assemble(disks: Vec<OfflineDisk>) -> Result<OfflineSet, OfflineError> {
+        // To look at the rest does no harm; to judge by it, or to repair, would.
+        for disk in disks.iter().filter(|disk| disk.access != Access::Look) {
+            let is_newer =
+                |defect: &&Defect| matches!(defect, Defect::Frame(FrameError::NewerVersion { .. }));
+            let defects = disk.copies.iter().filter_map(|copy| copy.as_ref().err());
+            if let Some(defect) = defects.into_iter().find(is_newer) {
+                return Err(OfflineError::Newer { path: disk.path.clone(), reason: defect.to_string() });
+            }
+        }
         let newest = disks.iter().filter_map(OfflineDisk::superblock);
         let newest = newest.max_by_key(|superblock| (superblock.epoch, superblock.sequence)).cloned();
         let Some(superblock) = newest else {

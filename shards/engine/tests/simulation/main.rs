@@ -176,6 +176,18 @@ fn every_start_with_disks_that_were_changed_has_its_outcome() {
 }
 
 #[test]
+fn every_earlier_format_opens_and_is_written_anew() {
+    let total = run_all(3, startup::earlier_formats);
+    must_reach(total.verified > 0, &total);
+}
+
+#[test]
+fn what_a_newer_basalt_wrote_is_refused_by_name() {
+    let total = run_all(2, startup::newer_format);
+    must_reach(total.refused > 0, &total);
+}
+
+#[test]
 fn a_disk_that_was_replaced_is_refused_beside_its_successor() {
     let total = run_all(3, startup::replaced);
     must_reach(total.verified > 0, &total);

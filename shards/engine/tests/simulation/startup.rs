@@ -1,11 +1,16 @@
 //! Starts with disks that are not as they were left: each case has one outcome. What is served is right, what is refused
 //! says which disk and why, and writes nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use basalt_engine::extent::members::MemberState::{self, Behind, InSync, Out};
-use basalt_engine::format::superblock::SUPERBLOCK_COPY_LEN;
+use basalt_engine::format::codec::Encoder;
+use basalt_engine::format::frame;
+use basalt_engine::format::root::{ROOT_COPY_LEN, Root};
+use basalt_engine::format::superblock::{SUPERBLOCK_COPY_LEN, Superblock};
+use basalt_engine::offline::OfflineError;
+use basalt_engine::offline::check::{Fault, Listener, Progress, check as check_offline};
 use basalt_reactor::Disk;
 use basalt_reactor::sim::{Crash, DiskHandle, DiskImage, Random, World};
 
@@ -270,4 +275,133 @@ pub(crate) fn replaced(seed: u64) -> Outcome {
     scene.layout = WIDE;
     scene.serve();
     scene.shared.outcome.borrow().clone()
+}
+
+/// The superblock as Basalt wrote it in version 1 or 2 of that structure, when there was one set.
+fn superblock_of_version(version: u16, superblock: &Superblock) -> Vec<u8> {
+    let (of, geometry) = (superblock, &superblock.geometry);
+    let mut out = Encoder::new();
+    out.u64(of.sequence);
+    out.raw(&[of.state as u8, of.disk_index, of.code, of.hash]);
+    for id in [&of.deployment, &of.set, &of.disk, &of.hash_seed] {
+        out.raw(id);
+    }
+    out.raw(&[geometry.k, geometry.m]);
+    out.u16(of.shard_count);
+    out.u32(geometry.strip_len);
+    for len in [geometry.log_slot_len, geometry.data_slot_len, geometry.table_slot_len, of.epoch] {
+        out.u64(len);
+    }
+    out.count(of.members.len());
+    for member in &of.members {
+        out.raw(&member.disk);
+        out.u8(member.class as u8);
+        match version {
+            1 => out.raw(&[0; 7]),
+            _ => out.raw(&[member.state as u8, u8::from(member.own_filesystem), 0, 0, 0, 0, 0]),
+        }
+        out.u64(member.epoch_last);
+        if version > 1 {
+            out.u64(member.joined);
+        }
+    }
+    of.slot_map.iter().for_each(|&shard| out.u16(shard));
+    frame::seal(*b"BSLTSUPR", version, &out.finish())
+}
+
+/// Turns the superblocks of a stopped deployment, and the roots, into those of an earlier version.
+fn turn_back(scene: &Scene, version: u16) {
+    for disk in &scene.disks {
+        for copy in 0..2 {
+            let offset = copy * SUPERBLOCK_COPY_LEN as u64;
+            // Formatting may have written one alone.
+            let bytes = disk.read("superblock", offset, SUPERBLOCK_COPY_LEN);
+            let Ok(superblock) = Superblock::decode(&bytes) else { continue };
+            disk.overwrite("superblock", offset, &superblock_of_version(version, &superblock));
+        }
+        for file in disk.files().iter().filter(|file| file.ends_with(".root") && version == 1) {
+            for copy in 0..2 {
+                let offset = copy * ROOT_COPY_LEN as u64;
+                let bytes = disk.read(file, offset, ROOT_COPY_LEN);
+                let Ok(root) = Root::decode(&bytes) else { continue };
+                assert!(root.rebuilds.is_empty(), "nobody is behind");
+                let payload_len = u32::from_le_bytes(bytes[12..16].try_into().expect("four bytes")) as usize;
+                // Without the number of rebuilds, which is the last field.
+                let payload = &bytes[24..24 + payload_len - 4];
+                disk.overwrite(file, offset, &frame::seal(*b"BSLTROOT", 1, payload));
+            }
+        }
+    }
+}
+
+/// The versions of a disk's superblock copies; zero where there is none.
+fn versions(disk: &DiskHandle) -> Vec<u16> {
+    let offsets = [8, SUPERBLOCK_COPY_LEN as u64 + 8];
+    offsets
+        .map(|at| disk.read("superblock", at, 2))
+        .map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
+        .to_vec()
+}
+
+/// Deployments as earlier versions left them are served, and written anew by the start.
+pub(crate) fn earlier_formats(seed: u64) -> Outcome {
+    let mut total = Outcome::default();
+    for (version, layout) in [(1, WIDE), (2, WIDE), (1, MIRROR), (2, MIRROR)] {
+        let mut scene = Scene::new(seed, layout);
+        turn_back(&scene, version);
+        let found: Vec<_> = scene.disks.iter().flat_map(versions).collect();
+        assert!(found.contains(&version) && !found.contains(&3), "{found:?}");
+        let members = scene.start().unwrap_or_else(|reason| panic!("version {version}: {reason}"));
+        assert!(members.iter().all(|state| *state == InSync), "version {version}: {members:?}");
+        for disk in &scene.disks {
+            assert!(versions(disk).contains(&3), "version {version}: the new epoch is written as it is now");
+        }
+        // Also where the older copy is still the one of before.
+        scene.serve();
+        total.add(&scene.shared.outcome.borrow());
+    }
+    total
+}
+
+/// The newest copy is of a version that is not known yet: what the other one says is out of date.
+pub(crate) fn newer_format(seed: u64) -> Outcome {
+    let mut total = Outcome::default();
+    for both in [false, true] {
+        let scene = &mut Scene::new(seed, WIDE);
+        for disk in &scene.disks {
+            let copies = [0, SUPERBLOCK_COPY_LEN as u64];
+            let sequence = |at: &u64| {
+                let bytes = disk.read("superblock", *at, SUPERBLOCK_COPY_LEN);
+                Superblock::decode(&bytes).map_or(0, |superblock| superblock.sequence)
+            };
+            let newest = copies.iter().copied().max_by_key(sequence).expect("there are two");
+            for at in copies.into_iter().filter(|&at| both || at == newest) {
+                disk.overwrite("superblock", at, &frame::seal(*b"BSLTSUPR", 4, b"of another time"));
+            }
+        }
+        let before = scene.contents();
+        let reason = scene.start().expect_err("nobody knows what it says");
+        assert!(reason.contains("format version 4 is newer than the 3"), "{reason}");
+        assert!(scene.contents() == before, "a refused start has written");
+        let paths: Vec<PathBuf> = scene.layout.disk_names().into_iter().map(PathBuf::from).collect();
+        for repair in [false, true] {
+            let core = scene.world.boot(1).remove(0);
+            let paths = paths.clone();
+            let checked =
+                scene.world.run(async move { check_offline(&core, &paths, repair, &mut Deaf).await });
+            scene.world.crash(Crash::Kill);
+            assert!(matches!(checked, Err(OfflineError::Newer { .. })), "{:?}", checked.err());
+            assert!(scene.contents() == before, "a check that was refused has written");
+        }
+        total.refused += 1;
+    }
+    total
+}
+
+/// For whom a check says nothing.
+struct Deaf;
+
+impl Listener for Deaf {
+    fn fault(&mut self, _: &Fault) {}
+    fn progress(&mut self, _: Progress) {}
 }
