@@ -235,6 +235,14 @@ impl Shard {
         let mut len = BATCH_HEADER_LEN;
         let mut group = Vec::new();
         while let Some(next) = pending.front() {
+            // What lies in the log itself keeps its extent: that would take what deletes go on in. It may have been let in
+            // before the disk was full.
+            if !next.change.payload.is_empty() && self.space.is_full() {
+                if let Some(refused) = pending.pop_front() {
+                    refused.done.give(Err(EngineError::NoSpace));
+                }
+                continue;
+            }
             let next_len = next.change.len_max();
             if !group.is_empty() && len + next_len > limit {
                 break;

@@ -199,6 +199,12 @@ fn below_the_write_quorum_writes_are_refused_and_reads_go_on() {
     must_reach(total.acknowledged > 0 && total.verified > 0, &total);
 }
 
+/// Small bodies that were let in before the disk was full lay in the log where deletes were to go on.
+#[test]
+fn what_was_let_in_earlier_takes_no_room_from_deletes() {
+    faults::full_disk(21);
+}
+
 #[test]
 fn a_full_disk_refuses_puts_alone_and_recovers_again_and_again() {
     let total = run_all(4, faults::full_disk);
