@@ -1,4 +1,4 @@
-//! Every promise in docs/SEMANTICS.md names a test that exists.
+//! Every promise in docs/SEMANTICS.md names a test that exists, and their numbers have no gap and no double.
 //!
 //! A promise is a numbered line (`3. …`, with the lines that continue it); it ends in one or more
 //! ``(test: `path::name`)``. The path is a module or a file; the last part is the function that holds the promise.
@@ -13,6 +13,9 @@ pub(crate) fn broken_promises(semantics: &str, rust: &[Source], python: &[(Strin
         count += 1;
         let named = named_tests(&promise);
         let title: String = promise.chars().take(60).collect();
+        if !promise.starts_with(&format!("{count}. ")) {
+            broken.push(format!("is number {count}: {title}"));
+        }
         if named.is_empty() {
             broken.push(format!("names no test: {title}"));
         }
@@ -87,6 +90,7 @@ mod tests {
         assert_eq!(broken("# S\n1. Durable. (test: `log::nobody_wrote_it`)\n"), 1);
         assert_eq!(broken("# S\n1. Order. (test: `tests/protocol/test_list.py::test_other`)\n"), 1);
         assert_eq!(broken("# S\nProse.\n"), 1);
+        assert_eq!(broken("# S\n2. Durable. (test: `log::acks_are_durable`)\n"), 1);
     }
 
     #[test]
