@@ -26,7 +26,7 @@ mod unset;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use basalt_engine::Engine;
+use basalt_engine::{Engine, LogPace};
 use basalt_md5::Kernel;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
@@ -34,9 +34,9 @@ use sha2::{Digest, Sha256};
 
 use self::body_digest::BodyStreams;
 use self::context::Context;
-use self::failure::{Failure, Result};
+use self::failure::{Asked, Result};
 use crate::config::Credentials;
-use crate::http::{Memory, Note, Request, Response, refuse};
+use crate::http::{Memory, Note, Request, RequestId, Response, refuse};
 use crate::s3::addressing::Addressing;
 use crate::s3::auth::{self, Identity, RegionPolicy, Secret, SigningKeys, authenticate};
 use crate::s3::error::{ErrorCode, S3Error};
@@ -50,6 +50,9 @@ use crate::s3::xml::results::REGION_CLASSIC;
 const ACCOUNT_ID: &str = "000000000000";
 /// How the owner is called where documents show a name.
 const OWNER_DISPLAY_NAME: &str = "basalt";
+
+/// Failed requests that a core logs in a second, at most.
+const FAILURES_PER_SECOND: u32 = 4;
 
 const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
 
@@ -75,6 +78,8 @@ pub(crate) struct Service {
     region_header: HeaderValue,
     addressing: Addressing,
     owner: Owner,
+    /// Of lines about what the engine could not do.
+    failures_pace: Rc<LogPace>,
 }
 
 impl Service {
@@ -96,6 +101,7 @@ impl Service {
             root_secret: Secret::new(root.secret_key),
             signing_keys: RefCell::default(),
             md5: BodyStreams::new(Kernel::detect()),
+            failures_pace: Rc::new(LogPace::new(FAILURES_PER_SECOND)),
             engine,
         })
     }
@@ -113,8 +119,9 @@ impl Service {
         }
         let mut note = Note::default();
         let outcome = match self.admit(&method, &uri, &headers, &mut note) {
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
             Ok(admitted) => {
+                let asked = self.asked(id, &note);
                 let headers = admitted.headers.unwrap_or(headers);
                 let mut context = Context {
                     service: Rc::clone(&self),
@@ -122,19 +129,18 @@ impl Service {
                     uri: uri.clone(),
                     identity: admitted.identity,
                     body,
-                    id,
+                    asked: Rc::clone(&asked),
                     host_id: Rc::clone(&host_id),
                     tls,
                     bucket: None,
                     memory: Vec::new(),
                 };
-                carry_out(&mut context, admitted.operation).await
+                carry_out(&mut context, admitted.operation)
+                    .await
+                    .map_err(|failure| failure.into_error(&asked))
             }
         };
-        let mut response = outcome.unwrap_or_else(|failure: Failure| {
-            let error = failure.into_error(id, note.operation);
-            refuse(&error, &method, uri.path(), id, &host_id)
-        });
+        let mut response = outcome.unwrap_or_else(|error| refuse(&error, &method, uri.path(), id, &host_id));
         if method == Method::HEAD && (note.operation == "HeadBucket" || response.status.is_client_error()) {
             // A refused HEAD has no document that could name the right region.
             response.headers.insert(BUCKET_REGION, self.region_header.clone());
@@ -142,6 +148,17 @@ impl Service {
         note.code = response.note.code;
         response.note = note;
         response
+    }
+
+    fn asked(&self, id: RequestId, note: &Note) -> Rc<Asked> {
+        Rc::new(Asked {
+            engine: self.engine.clone(),
+            pace: Rc::clone(&self.failures_pace),
+            id,
+            operation: note.operation,
+            bucket: note.bucket.clone(),
+            key: note.key.clone(),
+        })
     }
 
     /// Who asks for what, and whether they may.

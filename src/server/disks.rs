@@ -163,6 +163,7 @@ fn report_json(report: &DiskReport) -> Value {
 
 fn disk_json(disk: &DiskStatus) -> Value {
     let state = match disk.state {
+        _ if disk.failing.is_some() => "failing",
         MemberState::InSync => "in sync",
         MemberState::Behind => "behind",
         MemberState::Out => "out",
@@ -182,8 +183,8 @@ fn disk_json(disk: &DiskStatus) -> Value {
         "uuid": hex::encode(disk.disk),
         "state": state,
         "removed": disk.removed,
-        "reason": disk.out.as_ref().map(|out| &out.reason),
-        "since_unix": disk.out.as_ref().map(|out| out.since.unix_secs()),
+        "reason": disk.out.as_ref().or(disk.failing.as_ref()).map(|out| &out.reason),
+        "since_unix": disk.out.as_ref().or(disk.failing.as_ref()).map(|out| out.since.unix_secs()),
         "rebuild": rebuild,
         "capacity_bytes": disk.space.map(|(total, _)| total),
         "available_bytes": disk.space.map(|(_, available)| available),
@@ -192,6 +193,9 @@ fn disk_json(disk: &DiskStatus) -> Value {
         "damaged_blocks": disk.damaged,
     })
 }
+
+/// The state of a disk that fails and stays a member because the set cannot do without it, beside those of members.
+const FAILING: u64 = 3;
 
 /// Takes over what the engine knows of the disks; on the core that adds it up.
 pub(super) fn sample(engine: &Engine, gauges: &DiskGauges) {
@@ -202,7 +206,7 @@ pub(super) fn sample(engine: &Engine, gauges: &DiskGauges) {
         let (capacity, available) = disk.space.unwrap_or_default();
         let latency = disk.read_latency.unwrap_or_default();
         for (gauge, value) in [
-            (DiskGauge::State, disk.state as u64),
+            (DiskGauge::State, if disk.failing.is_some() { FAILING } else { disk.state as u64 }),
             (DiskGauge::Capacity, capacity),
             (DiskGauge::Available, available),
             (DiskGauge::RebuiltBytes, rebuild.lens.done_len),

@@ -9,8 +9,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::Service;
-use super::failure::Result;
-use crate::http::{BodyStream, RequestId, Response};
+use super::failure::{Asked, Result};
+use crate::http::{BodyStream, Response};
 use crate::s3::auth::Identity;
 use crate::s3::bucket_name::BucketName;
 use crate::s3::error::{ErrorCode, S3Error};
@@ -25,7 +25,7 @@ pub(super) struct Context {
     pub(super) identity: Identity,
     /// Polling it answers `100 Continue`: everything that can be refused without it comes first.
     pub(super) body: BodyStream,
-    pub(super) id: RequestId,
+    pub(super) asked: Rc<Asked>,
     pub(super) host_id: Rc<str>,
     /// Whether the request came over TLS.
     pub(super) tls: bool,

@@ -65,7 +65,7 @@ pub(super) async fn copy_object(context: &mut Context, operation: CopyObject) ->
         write_copy_object(&mut document, ETag::of_md5(etag), modified, checksum);
         Ok(document)
     };
-    keep_alive::answer(context, "CopyObject", work).await
+    keep_alive::answer(context, work).await
 }
 
 /// # Errors

@@ -1,6 +1,7 @@
 //! DeleteObjects: up to a thousand keys in one request, each with an outcome of its own.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use basalt_engine::{Engine, EngineError};
 use basalt_reactor::JoinHandle;
@@ -27,14 +28,14 @@ pub(super) async fn delete_objects(context: &mut Context, _: BucketOnly) -> Resu
     context.reserve_in_all(document.len() * DOCUMENT_FACTOR).await?;
     let request = DeleteRequest::parse_body(&document)?;
     drop(document);
-    let (engine, bucket, id) = (context.engine().clone(), context.bucket().id, context.id);
+    let (engine, bucket, asked) = (context.engine().clone(), context.bucket().id, Rc::clone(&context.asked));
     let mut out = String::new();
     begin_delete_result(&mut out);
     let mut under_way = VecDeque::with_capacity(IN_FLIGHT_MAX);
     let mut ended = request.entries.iter();
     let mut finish = |outcome: std::result::Result<(), Failure>| {
         let entry = ended.next().expect("each entry ends once");
-        let outcome = outcome.map_err(|failure| failure.into_error(id, "DeleteObjects"));
+        let outcome = outcome.map_err(|failure| failure.into_error(&asked));
         write_delete_entry(&mut out, entry, &outcome, request.quiet);
     };
     for entry in &request.entries {

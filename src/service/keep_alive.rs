@@ -6,6 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,7 +28,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Answers with the document (without declaration) that `work` ends in. Dropping the answer drops the work.
 pub(super) async fn answer(
     context: &Context,
-    operation: &'static str,
     work: impl Future<Output = Result<String>> + 'static,
 ) -> Result<Response> {
     let core = context.engine().core().clone();
@@ -40,7 +40,8 @@ pub(super) async fn answer(
             xml_response(whole)
         });
     }
-    let (id, host_id, path) = (context.id, context.host_id.clone(), context.uri.path().to_owned());
+    let (asked, host_id, path) =
+        (Rc::clone(&context.asked), context.host_id.clone(), context.uri.path().to_owned());
     let body = ResponseBody::produce(None, async move |mut writer| {
         writer.send(Bytes::from_static(DECLARATION.as_bytes())).await;
         let done = loop {
@@ -50,7 +51,7 @@ pub(super) async fn answer(
             }
         };
         let document = done.unwrap_or_else(|failure| {
-            let document = failure.into_error(id, operation).to_xml(&path, id.as_str(), &host_id);
+            let document = failure.into_error(&asked).to_xml(&path, asked.id.as_str(), &host_id);
             // The declaration has been sent.
             document.strip_prefix(DECLARATION).map(str::to_owned).unwrap_or(document)
         });

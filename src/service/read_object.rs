@@ -107,14 +107,14 @@ async fn body(
         // It is in memory: nothing on the disks is needed any more.
         return Ok(ResponseBody::Whole(first.into()));
     }
-    let id = context.id;
+    let asked = Rc::clone(&context.asked);
     Ok(ResponseBody::produce(Some(len), async move |mut writer| {
         writer.send(first).await;
         while let Some(piece) = next(&mut bytes).await {
             match piece {
                 Ok(piece) => writer.send(piece).await,
                 Err(error) => {
-                    tracing::error!(request = %id, %error, "the body of an answer was cut");
+                    asked.log(&error, "the body of an answer was cut");
                     return Err(BodyAborted);
                 }
             }

@@ -45,6 +45,7 @@ pub use self::reader::{ReadMemory, Reader};
 use self::stripe::Codec;
 use self::sync::SyncGroup;
 pub use self::writer::{Writer, Written};
+use crate::extent::members::Members;
 use crate::extent::reads::LateMemory;
 use crate::extent::{ArenaFiles, ExtentId, Geometry, Placement};
 
@@ -150,6 +151,12 @@ impl Bodies {
     #[must_use]
     pub fn geometry(&self) -> &Geometry {
         self.files.geometry()
+    }
+
+    /// Which disks take part.
+    #[must_use]
+    pub(crate) fn members(&self) -> &Rc<Members> {
+        self.files.members()
     }
 
     /// For whom directory chunks are written, and with which seal.

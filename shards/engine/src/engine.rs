@@ -14,7 +14,7 @@ mod uploads;
 mod write;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -75,6 +75,8 @@ struct Inner {
     members: Rc<Members>,
     /// What makes epochs; on the first core.
     membership: Option<Membership>,
+    /// Disks that are being asked for a flush.
+    probing: RefCell<BTreeSet<DiskIndex>>,
     /// Locks of disks that are members: the file system of one that is out can be unmounted.
     locks: RefCell<BTreeMap<DiskIndex, DiskLock>>,
     body_core: Rc<BodyCore>,
@@ -156,6 +158,7 @@ impl Engine {
             files: RefCell::default(),
             membership: (core.id() == CoreId(0)).then(|| Membership::new(core, &deployment, options)),
             members: Rc::clone(&members),
+            probing: RefCell::default(),
             locks: RefCell::default(),
             body_core: BodyCore::new(core.clone(), &superblock.geometry),
             reads: DiskReads::new(&superblock.geometry, members.groups()),
@@ -242,8 +245,8 @@ impl Engine {
                 let tell = membership::tell_rebuilt(port, id);
                 core.spawn(Rc::clone(own).run_rebuilds(Rc::clone(&bodies), tell));
             }
-            let note = note_damage(&self.inner.damage, &self.inner.corrupt);
-            let on_damage = reports.clone().for_shard(id, owner, own.clone(), note);
+            let note = note_damage(core, &self.inner.damage, &self.inner.corrupt);
+            let on_damage = reports.clone().for_shard(id, owner, own.clone(), Rc::clone(members), note);
             if let Some(own) = &own {
                 let collector = Collector::new(own, &collection_core, origin, Rc::clone(&on_damage));
                 core.spawn(collector.run());
@@ -263,7 +266,14 @@ impl Engine {
                 Request::Shard { shard, ask } => {
                     // Dropped unanswered when the shard is not here: a caller with another map, which is a bug there.
                     let Some(shard) = self.own_shard(shard) else { continue };
-                    self.inner.core.spawn(async move { reply.send(shard.serve(ask).await) });
+                    if !ask.is_write() {
+                        self.inner.core.spawn(async move { reply.send(shard.serve(ask).await) });
+                        continue;
+                    }
+                    let engine = self.clone();
+                    self.inner.core.spawn(async move {
+                        reply.send(engine.serve_write(shard, ask).await.unwrap_or_else(Reply::Refused));
+                    });
                 }
                 Request::ChangeBucket(change) => {
                     let engine = self.clone();
@@ -296,7 +306,25 @@ impl Engine {
                         reply.send(Reply::Excluded(engine.exclude(disk, &reason).await));
                     });
                 }
-                Request::DiskFigures => reply.send(Reply::DiskFigures(self.disk_figures())),
+                Request::Failing { disks, shards_fail } => {
+                    self.inner.members.set_failing(disks, shards_fail);
+                    reply.send(Reply::Done(Ok(())));
+                }
+                Request::ProbeDisk(disk) => {
+                    let engine = self.clone();
+                    self.inner.core.spawn(async move {
+                        let answers = engine.probe(disk).await;
+                        reply.send(Reply::Done(if answers {
+                            Ok(())
+                        } else {
+                            Err(EngineError::MembersChanged)
+                        }));
+                    });
+                }
+                Request::DiskFigures => {
+                    let (figures, shards_fail) = (self.disk_figures(), !self.are_shards_healthy());
+                    reply.send(Reply::DiskFigures { figures, shards_fail });
+                }
                 Request::DiskReport => {
                     let engine = self.clone();
                     self.inner.core.spawn(async move {
@@ -386,12 +414,15 @@ impl Engine {
         self.inner.shards.borrow().iter().map(|(&id, shard)| (id, shard.stats())).collect()
     }
 
-    /// Whether every shard of this core takes writes, and how many more disks may fail before data is lost.
+    /// How many more disks may fail before data is lost; `None` when not every shard takes writes.
     #[must_use]
     pub fn failures_tolerated(&self) -> Option<u8> {
-        let healthy = self.inner.shards.borrow().values().all(|shard| shard.check_healthy().is_ok());
         let spare = self.inner.members.tolerated()?;
-        healthy.then_some(u8::try_from(spare).expect("a group has at most 240 disks"))
+        self.are_shards_healthy().then_some(u8::try_from(spare).expect("a group has at most 240 disks"))
+    }
+
+    fn are_shards_healthy(&self) -> bool {
+        self.inner.shards.borrow().values().all(|shard| shard.check_healthy().is_ok())
     }
 
     /// The state of every member, as this core knows it.
@@ -510,16 +541,37 @@ impl Engine {
     }
 
     async fn ask(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
-        if ask.is_write() {
-            self.inner.members.take_writes()?;
-        }
+        let is_write = ask.is_write();
         if let Some(own) = self.own_shard(shard) {
+            if is_write {
+                return self.serve_write(own, ask).await;
+            }
             // A task, as on another core: what a shard began it ends, whether or not the caller still waits.
             let task = self.inner.core.spawn(async move { own.serve(ask).await });
             return task.await.ok_or(EngineError::Closed);
         }
+        if is_write && let Err(refused) = self.inner.members.take_writes() {
+            ask.leases().into_iter().for_each(|lease| self.tell(shard, Ask::EndLease(lease)));
+            return Err(refused);
+        }
         let owner = self.access(shard).owner;
-        self.inner.port.call(owner, Request::Shard { shard, ask }).await.map_err(|_| EngineError::Closed)
+        let asked = self.inner.port.call(owner, Request::Shard { shard, ask });
+        let asked = async { asked.await.map_err(|_| EngineError::Closed) };
+        match if is_write { self.inner.members.unless_lost(asked).await } else { asked.await }? {
+            Reply::Refused(error) => Err(error),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Has a shard of this core carry out a client's write, unless disks fail without which it cannot.
+    async fn serve_write(&self, shard: Rc<Shard>, ask: Ask) -> Result<Reply, EngineError> {
+        let members = &self.inner.members;
+        if let Err(refused) = members.take_writes() {
+            ask.leases().into_iter().for_each(|lease| shard.end_lease(lease, 0));
+            return Err(refused);
+        }
+        let task = self.inner.core.spawn(async move { shard.serve(ask).await });
+        members.unless_lost(async { task.await.ok_or(EngineError::Closed) }).await
     }
 
     /// As [`Engine::ask`], and the request reaches the shard also when the caller goes away before it is sent: for what

@@ -1,6 +1,7 @@
 //! What the engine answers when it cannot do what was asked.
 
 use crate::body::BodyError;
+use crate::extent::DiskIndex;
 use crate::index::IndexError;
 use crate::value::ValueError;
 
@@ -35,12 +36,22 @@ pub enum EngineError {
         in_sync: usize,
         needed: usize,
     },
+    /// Disks fail that their sets cannot do without: nothing is written. What was asked for has not happened, or, where it was
+    /// under way already, may still happen.
+    DisksFail {
+        disks: Vec<DiskIndex>,
+    },
     /// The core's memory is spent, and was for as long as a request may wait for it.
     Busy,
     /// The core that owns the shard is shutting down.
     Closed,
     /// Bytes of a body could not be written or read.
     Body(BodyError),
+    /// No disk that has what was asked for is there and answers; `what` says what that is.
+    Unreadable {
+        disks: Vec<DiskIndex>,
+        what: String,
+    },
     /// The index or another structure is damaged beyond what its copies can mend.
     Damaged(String),
 }
@@ -63,10 +74,32 @@ impl std::fmt::Display for EngineError {
             EngineError::Degraded { in_sync, needed } => {
                 write!(f, "{in_sync} disks are in sync, and writes want {needed}")
             }
+            EngineError::DisksFail { disks } => {
+                write!(f, "nothing is written while too many disks fail ({})", places(disks))
+            }
             EngineError::Busy => write!(f, "memory is spent"),
             EngineError::Closed => write!(f, "the engine is closing"),
+            EngineError::Unreadable { disks, what } => write!(f, "{what} ({})", places(disks)),
             EngineError::Body(error) => write!(f, "{error}"),
             EngineError::Damaged(what) => write!(f, "damaged: {what}"),
+        }
+    }
+}
+
+/// The places of disks among the members, as a list.
+fn places(disks: &[DiskIndex]) -> String {
+    let places: Vec<_> = disks.iter().map(|disk| disk.0.to_string()).collect();
+    format!("disk {}", places.join(", "))
+}
+
+impl EngineError {
+    /// The disks that kept the engine from doing what was asked.
+    #[must_use]
+    pub fn disks(&self) -> Vec<DiskIndex> {
+        match self {
+            EngineError::DisksFail { disks } | EngineError::Unreadable { disks, .. } => disks.clone(),
+            EngineError::Body(error) => error.disks(),
+            _ => Vec::new(),
         }
     }
 }
@@ -88,6 +121,9 @@ impl From<IndexError> for EngineError {
         match error {
             IndexError::NoSpace(_) => EngineError::NoSpace,
             IndexError::Out { .. } => EngineError::MembersChanged,
+            IndexError::Absent { ref disks, .. } | IndexError::Read { ref disks, .. } => {
+                EngineError::Unreadable { disks: disks.clone(), what: error.to_string() }
+            }
             other => EngineError::Damaged(other.to_string()),
         }
     }

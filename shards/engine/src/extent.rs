@@ -322,9 +322,12 @@ impl ArenaFiles {
         self.locate_if(class, column, |state| state != MemberState::Out)
     }
 
-    /// As [`ArenaFiles::locate`], to be read from: `None` also when the disk does not hold all that it should.
+    /// As [`ArenaFiles::locate`], to be read from: `None` also when the disk does not hold all that it should, or says nothing.
     #[must_use]
     pub fn locate_readable(&self, class: ExtentClass, column: Column) -> Option<(File, u64)> {
+        if self.members.is_silent(column.disk) {
+            return None;
+        }
         self.locate_if(class, column, |state| state == MemberState::InSync)
     }
 

@@ -16,6 +16,7 @@ pub mod extent;
 pub mod format;
 pub mod index;
 mod log;
+mod log_pace;
 pub mod mutant;
 pub mod offline;
 pub mod request;
@@ -30,6 +31,7 @@ pub use self::engine::{
     EngineOptions, ObjectReader, OrderError, RebuildStatus, WrittenBody,
 };
 pub use self::error::{EngineError, Refused};
+pub use self::log_pace::LogPace;
 pub use self::shard::ShardStats;
 pub use self::shard::list::{ListItem, ListQuery, ListStart, UploadItem, UploadQuery, UploadStart};
 pub use self::shard::mutate::{Guard, PutDone};

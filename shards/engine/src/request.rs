@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::engine::{DiskFigures, DiskOrder, DiskReport, OrderError};
 use crate::error::EngineError;
 use crate::extent::groups::Groups;
-use crate::extent::members::MemberState;
+use crate::extent::members::{Failing, MemberState};
 use crate::extent::{DiskIndex, ExtentId, Placement};
 use crate::shard::ShardStats;
 use crate::shard::leases::LeaseGrant;
@@ -34,6 +34,10 @@ pub enum Request {
     Exclude { disk: DiskIndex, reason: String },
     /// To every core: these are the members from now on; it is durable already.
     MembersChanged { epoch: u64, states: Vec<MemberState>, groups: Groups },
+    /// To every core: these members fail and cannot be taken out; and whether some shard takes no writes any more.
+    Failing { disks: Vec<Failing>, shards_fail: bool },
+    /// To every core: whether the disk takes a flush through the files that the core has open.
+    ProbeDisk(DiskIndex),
     /// To the first core: make these empty disks a further set.
     AddSet { paths: Vec<PathBuf> },
     /// To every core: open the files of a disk that is about to join, and make room on it.
@@ -121,6 +125,17 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// The leases that end with it.
+    pub(crate) fn leases(&self) -> Vec<u64> {
+        let leases = match self {
+            Ask::Put(put) => &put.leases,
+            Ask::PutPart(part) => &part.leases,
+            Ask::CompleteUpload(complete) => &complete.leases,
+            _ => return Vec::new(),
+        };
+        leases.iter().map(|lease| lease.id).collect()
+    }
+
     /// Whether a client's write begins or ends with it.
     pub(crate) fn is_write(&self) -> bool {
         match self {
@@ -153,6 +168,8 @@ impl Ask {
 
 pub enum Reply {
     Done(Result<(), EngineError>),
+    /// A write that nothing can come of for now.
+    Refused(EngineError),
     Found(Result<Option<Found>, EngineError>),
     Places(Vec<Placement>),
     Lease(Result<LeaseGrant, EngineError>),
@@ -169,7 +186,10 @@ pub enum Reply {
     Excluded(bool),
     Collected(Result<bool, EngineError>),
     Stats(ShardStats),
-    DiskFigures(Vec<DiskFigures>),
+    DiskFigures {
+        figures: Vec<DiskFigures>,
+        shards_fail: bool,
+    },
     DiskReport(Result<Box<DiskReport>, EngineError>),
     DiskOrdered(Result<(), OrderError>),
 }

@@ -2,7 +2,7 @@
 //!
 //! All are local to a core and first come, first served; dropping a waiter at any moment loses nothing for the others.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -93,6 +93,66 @@ impl Event {
     }
 }
 
+/// As [`Event`], for what hardly ever happens while many wait for it and for something else: whoever no longer waits is
+/// forgotten.
+#[derive(Default)]
+pub(crate) struct RareEvent {
+    wakers: RefCell<BTreeMap<u64, Waker>>,
+    next_turn: Cell<u64>,
+}
+
+impl RareEvent {
+    pub(crate) fn notify(&self) {
+        let wakers = std::mem::take(&mut *self.wakers.borrow_mut());
+        for waker in wakers.into_values() {
+            waker.wake();
+        }
+    }
+
+    /// Completes once `ready` says so; asks it again after every [`RareEvent::notify`].
+    pub(crate) async fn wait_until(&self, mut ready: impl FnMut() -> bool) {
+        let mut waiting = Waiting { event: self, turn: None };
+        poll_fn(|cx| {
+            if ready() {
+                return Poll::Ready(());
+            }
+            waiting.begin(cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    #[cfg(test)]
+    fn waiting_count(&self) -> usize {
+        self.wakers.borrow().len()
+    }
+}
+
+/// Somebody who waits for an event, until dropped.
+struct Waiting<'a> {
+    event: &'a RareEvent,
+    turn: Option<u64>,
+}
+
+impl Waiting<'_> {
+    fn begin(&mut self, cx: &Context<'_>) {
+        let next = &self.event.next_turn;
+        let turn = *self.turn.get_or_insert_with(|| next.replace(next.get() + 1));
+        let mut wakers = self.event.wakers.borrow_mut();
+        if !wakers.get(&turn).is_some_and(|waker| waker.will_wake(cx.waker())) {
+            wakers.insert(turn, cx.waker().clone());
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(turn) = self.turn {
+            self.event.wakers.borrow_mut().remove(&turn);
+        }
+    }
+}
+
 #[derive(Default)]
 struct KeyQueue {
     /// Turns handed out; the one at the front holds the lock.
@@ -104,7 +164,7 @@ struct KeyQueue {
 #[derive(Default)]
 pub(crate) struct KeyLocks {
     queues: RefCell<BTreeMap<Vec<u8>, KeyQueue>>,
-    next_turn: std::cell::Cell<u64>,
+    next_turn: Cell<u64>,
 }
 
 /// Holds the lock of one key until dropped.
@@ -153,5 +213,35 @@ impl Drop for KeyGuard {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    #[test]
+    fn an_event_forgets_whoever_no_longer_waits() {
+        let (event, happened) = (RareEvent::default(), Cell::new(false));
+        let mut cx = Context::from_waker(Waker::noop());
+        {
+            let mut stays = pin!(event.wait_until(|| happened.get()));
+            for _ in 0..3 {
+                let mut goes = pin!(event.wait_until(|| happened.get()));
+                assert!(
+                    goes.as_mut().poll(&mut cx).is_pending() && stays.as_mut().poll(&mut cx).is_pending()
+                );
+                assert_eq!(event.waiting_count(), 2);
+            }
+            event.notify();
+            assert!(stays.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(event.waiting_count(), 1);
+            happened.set(true);
+            event.notify();
+            assert!(stays.as_mut().poll(&mut cx).is_ready());
+        }
+        assert_eq!(event.waiting_count(), 0);
     }
 }

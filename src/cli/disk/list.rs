@@ -167,7 +167,8 @@ fn note(disk: &Value) -> String {
             .as_i64()
             .and_then(|since| time::OffsetDateTime::from_unix_timestamp(since).ok());
         let since = since.map_or_else(String::new, |since| format!(" since {} UTC", stamp(since)));
-        out.push_str(&format!("disk {place}: out{since}: {reason}\n"));
+        let state = if disk["state"] == "failing" { "failing" } else { "out" };
+        out.push_str(&format!("disk {place}: {state}{since}: {reason}\n"));
     }
     if disk["removed"] == true {
         out.push_str(&format!("disk {place}: stays out until it is returned or replaced\n"));

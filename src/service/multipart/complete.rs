@@ -30,8 +30,6 @@ const OBJECT_LEN_MAX: u64 = 5 << 40;
 /// Parts looked up at once.
 const PAGE_LEN: usize = 500;
 
-const NAME: &str = "CompleteMultipartUpload";
-
 pub(in crate::service) async fn complete(
     context: &mut Context,
     operation: CompleteMultipartUpload,
@@ -45,7 +43,7 @@ pub(in crate::service) async fn complete(
     let completion = Completion { engine, bucket, id, location: url(context), operation, request };
     if upload.state != UploadState::Open {
         let again = async move { completion.again(&upload.state).await };
-        return keep_alive::answer(context, NAME, again).await;
+        return keep_alive::answer(context, again).await;
     }
     let Completion { operation, request, .. } = &completion;
     let checksum = UploadChecksum::of(&upload)?;
@@ -69,7 +67,7 @@ pub(in crate::service) async fn complete(
     let task =
         context.engine().core().spawn(async move { completion.commit(draft, parts, object_checksum).await });
     let work = async move { task.await.unwrap_or_else(|| Err(EngineError::Closed.into())) };
-    keep_alive::answer(context, NAME, work).await
+    keep_alive::answer(context, work).await
 }
 
 /// The upload, and of its parts those that the request lists. The memory of the request is measured by its document, so the

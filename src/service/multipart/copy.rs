@@ -55,5 +55,5 @@ pub(in crate::service) async fn upload_part_copy(
         write_copy_part(&mut document, ETag::of_md5(etag), Timestamp::from_nanos(done.modified), shown);
         Ok(document)
     };
-    keep_alive::answer(context, "UploadPartCopy", work).await
+    keep_alive::answer(context, work).await
 }

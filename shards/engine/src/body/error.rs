@@ -1,5 +1,6 @@
 //! What can go wrong with a body, with the evidence: which disk, which extent, what was expected and what was found.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 
@@ -151,6 +152,29 @@ impl fmt::Display for BodyError {
                 Ok(())
             }
         }
+    }
+}
+
+impl BodyError {
+    /// The disks that failed, or did not have what they should, each once.
+    #[must_use]
+    pub fn disks(&self) -> Vec<DiskIndex> {
+        match self {
+            BodyError::Device { disk, .. } | BodyError::Absent { disk, .. } => vec![*disk],
+            BodyError::Failed(first) => first.disks(),
+            BodyError::Lost { faults, .. } => {
+                let disks: BTreeSet<DiskIndex> = faults.iter().map(|fault| fault.disk).collect();
+                disks.into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether bytes are lost only as long as disks are away or do not answer.
+    #[must_use]
+    pub fn is_for_want_of_disks(&self) -> bool {
+        let is_want = |fault: &Damage| matches!(fault.fault, Fault::Absent | Fault::Late | Fault::Device(_));
+        matches!(self, BodyError::Lost { faults, .. } if faults.iter().any(is_want))
     }
 }
 

@@ -51,8 +51,8 @@ impl Engine {
     async fn ask_home(&self, name: &str, change: BucketChange) -> Result<Reply, EngineError> {
         self.inner.members.take_writes()?;
         let owner = self.access(self.home_of(name)).owner;
-        let request = Request::ChangeBucket(change);
-        self.inner.port.call(owner, request).await.map_err(|_| EngineError::Closed)
+        let change = self.inner.port.call(owner, Request::ChangeBucket(change));
+        self.inner.members.unless_lost(async { change.await.map_err(|_| EngineError::Closed) }).await
     }
 
     /// Carries a change out, on the core of the bucket's home shard. Whoever asked may be gone: it runs to its end, and

@@ -7,6 +7,8 @@ use basalt_reactor::mesh::Port;
 use basalt_reactor::{Core, CoreId};
 
 use crate::body::{Damage, Fault, OnDamage};
+use crate::extent::members::Members;
+use crate::log_pace::LogPace;
 use crate::request::{Ask, Reply, Request};
 use crate::shard::Shard;
 use crate::shard::repair::Suspect;
@@ -14,21 +16,28 @@ use crate::shard::repair::Suspect;
 /// Damage that is kept for [`super::Engine::take_damage`], at most.
 const DAMAGE_KEPT_MAX: usize = 4096;
 
+/// Lines about damage that each shard's readers on a core log in a second, at most.
+const LINES_PER_SECOND: u32 = 10;
+
 /// Reports of damage to other cores that may be under way at one time.
 const REPORTS_MAX: usize = 64;
 
 /// Logs damage, counts it, and keeps it for [`super::Engine::take_damage`].
 pub(super) fn note_damage(
+    core: &Core,
     kept: &Rc<RefCell<Vec<Damage>>>,
     corrupt: &Rc<Cell<u64>>,
 ) -> impl Fn(Damage) + 'static {
-    let (kept, corrupt) = (Rc::clone(kept), Rc::clone(corrupt));
+    let (core, kept, corrupt) = (core.clone(), Rc::clone(kept), Rc::clone(corrupt));
+    let pace = LogPace::new(LINES_PER_SECOND);
     move |damage: Damage| {
         if matches!(damage.fault, Fault::Checksum { .. }) {
             corrupt.set(corrupt.get() + 1);
         }
-        tracing::warn!(extent = damage.extent.0, disk = damage.disk.0, offset = damage.offset, fault = %damage.fault,
-            "damaged block read around");
+        if let Some(left_out) = pace.admit(core.now()) {
+            tracing::warn!(extent = damage.extent.0, disk = damage.disk.0, offset = damage.offset,
+                fault = %damage.fault, left_out, "damaged block read around");
+        }
         let mut kept = kept.borrow_mut();
         if kept.len() < DAMAGE_KEPT_MAX {
             kept.push(damage);
@@ -56,11 +65,13 @@ impl Reports {
         shard: u16,
         owner: CoreId,
         own: Option<Rc<Shard>>,
+        members: Rc<Members>,
         note: impl Fn(Damage) + 'static,
     ) -> OnDamage {
         Rc::new(move |damage, row| {
-            // A disk that is absent is not damaged.
-            if damage.fault == Fault::Absent {
+            // A disk that is absent is not damaged, nor is one that fails altogether.
+            let is_gone = matches!(damage.fault, Fault::Device(_)) && members.is_failing(damage.disk);
+            if is_gone || damage.fault == Fault::Absent {
                 return;
             }
             note(damage);

@@ -5,6 +5,7 @@
 
 mod add;
 mod budget;
+mod failing;
 mod figures;
 mod orders;
 mod watch;
@@ -24,6 +25,7 @@ use basalt_reactor::mesh::Port;
 use basalt_reactor::{Core, CoreId, Disk, Monotonic};
 
 use self::budget::Judge;
+use self::failing::{Failures, could_go_on_alone};
 use self::figures::Ledger;
 pub use self::figures::{Absence, DiskFigures, DiskReport, DiskStatus, RebuildStatus};
 pub use self::orders::{DiskOrder, OrderError};
@@ -53,6 +55,14 @@ pub(super) struct Membership {
     /// The newest epoch, as it is written to every disk but for what is the disk's own.
     pub(super) config: RefCell<Superblock>,
     sequences: RefCell<Vec<u64>>,
+    /// The epoch that each member is known to have; of one that is out, any.
+    written: RefCell<Vec<u64>>,
+    /// Superblocks that are being written, whether or not anybody waits for them.
+    writing: RefCell<BTreeSet<usize>>,
+    /// States in epochs that nobody was told of, and that some members may have, since the last one that all had.
+    unestablished: RefCell<Vec<Vec<MemberState>>>,
+    /// Members that fail and that the set cannot do without.
+    failures: Failures,
     /// Where each member is, or was last.
     pub(super) paths: RefCell<Vec<Option<PathBuf>>>,
     /// As scrub opened them.
@@ -96,6 +106,11 @@ impl Membership {
             options,
             config: RefCell::new(deployment.superblock.clone()),
             sequences: RefCell::new(deployment.sequences.clone()),
+            // Opening wrote it to all that are not out.
+            written: RefCell::new(vec![deployment.superblock.epoch; deployment.disk_count()]),
+            writing: RefCell::default(),
+            unestablished: RefCell::default(),
+            failures: Failures::default(),
             paths: RefCell::new(deployment.paths.clone()),
             unclaimed: RefCell::new(deployment.unclaimed.clone()),
             spares: RefCell::new(deployment.spares.iter().cloned().collect()),
@@ -144,13 +159,7 @@ impl Engine {
 
     /// Takes `disk`, which failed, out of the set; `false` when too few would be left.
     pub(super) async fn exclude(&self, disk: DiskIndex, reason: &str) -> bool {
-        match self.take_out(disk, reason, Cause::Failure).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(disk = disk.0, reason, %error, "a disk fails that the set cannot do without");
-                false
-            }
-        }
+        self.take_out(disk, reason, Cause::Failure).await.is_ok()
     }
 
     /// Takes `disk` out of the set, if enough others hold all that they should.
@@ -178,7 +187,10 @@ impl Engine {
     async fn take_out_in_turn(&self, place: usize, reason: &str, cause: Cause) -> Result<(), OrderError> {
         let membership = self.membership();
         let mut out = BTreeMap::from([(place, reason.to_owned())]);
-        let mut told = BTreeSet::new();
+        if cause == Cause::Failure {
+            // What has failed before and still does takes no epoch: it goes as well, or nothing is tried.
+            out.extend(membership.failures.reasons().into_iter().filter(|(other, _)| *other != place));
+        }
         let groups = self.inner.members.groups();
         let group = groups.of(DiskIndex(u8::try_from(place).expect("at most 240 disks")));
         let floor = groups.needed(group);
@@ -199,22 +211,25 @@ impl Engine {
             let in_sync = groups.in_sync(group, &states);
             // Nothing changes for one that is out already.
             let is_enough = was_out && out.len() == 1 || in_sync >= needed && groups.are_enough(&states);
-            if !is_enough {
-                return Err(OrderError::TooFew { in_sync, needed });
-            }
-            let tolerated = groups.tolerated(&states).unwrap_or(0);
-            for (&place, reason) in out.iter().filter(|(place, _)| told.insert(**place)) {
-                tracing::error!(disk = place, path = %self.path_of(place), reason, tolerated,
-                    "the disk is taken out of the set");
-                if cause != Cause::Order {
-                    membership.distrust(place, cause, self.inner.core.now());
+            let told_otherwise = |attempt: &Vec<MemberState>| could_go_on_alone(&groups, attempt, &states);
+            if !is_enough || membership.unestablished.borrow().iter().any(told_otherwise) {
+                if cause == Cause::Failure {
+                    self.note_failing(out).await;
                 }
+                return Err(OrderError::TooFew { in_sync, needed });
             }
             match self.start_epoch(&states, |_| {}).await {
                 Ok(()) => {
+                    let tolerated = groups.tolerated(&states).unwrap_or(0);
                     for (&place, reason) in &out {
+                        tracing::error!(disk = place, path = %self.path_of(place), reason, tolerated,
+                            "the disk is taken out of the set");
+                        if cause != Cause::Order {
+                            membership.distrust(place, cause, self.inner.core.now());
+                        }
                         membership.note_absence(place, reason, self.inner.core.wall());
                     }
+                    self.forget_failing(|place| out.contains_key(&place)).await;
                     return Ok(());
                 }
                 Err(failed) => {
@@ -234,6 +249,15 @@ impl Engine {
         change: impl FnOnce(&mut Superblock),
     ) -> Result<(), Vec<usize>> {
         let membership = self.membership();
+        let before = self.inner.members.states();
+        let newest = membership.config.borrow().epoch;
+        let takes_part = |place: &usize| states[*place] != MemberState::Out;
+        let was_there = |place: &usize| before.get(*place).is_some_and(|&state| state != MemberState::Out);
+        // Epochs that did not come about may have left members behind. First these, or more than one epoch would lie between
+        // disks in sync, and the next start would take what only missed an attempt for one that was away.
+        let has_newest = |place: &usize| membership.written.borrow()[*place] == newest;
+        let lagging = (0..states.len()).filter(takes_part).filter(was_there);
+        self.write_superblocks(lagging.filter(|place| !has_newest(place)).collect()).await?;
         let mut next = membership.config.borrow().clone();
         next.epoch += 1;
         for (member, &state) in next.members.iter_mut().zip(states) {
@@ -248,19 +272,33 @@ impl Engine {
         change(&mut next);
         // The number is never given to another epoch, whatever becomes of this one.
         *membership.config.borrow_mut() = next.clone();
+        membership.unestablished.borrow_mut().push(states.to_vec());
+        membership.written.borrow_mut().resize(states.len(), 0);
+        // Those that were members first: until one of them has it, nobody counts on the others.
+        let (old, new): (Vec<usize>, Vec<usize>) = (0..states.len()).filter(takes_part).partition(was_there);
+        self.write_superblocks(old).await?;
+        self.write_superblocks(new).await?;
+        membership.unestablished.borrow_mut().clear();
+        self.tell_members(next.epoch, states).await;
+        Ok(())
+    }
+
+    /// Writes the newest epoch to members, to all at once: none waits for another that does not answer. Says which did not
+    /// take it.
+    async fn write_superblocks(&self, places: Vec<usize>) -> Result<(), Vec<usize>> {
+        let write = |place: usize| {
+            let engine = self.clone();
+            (place, self.inner.core.spawn(async move { engine.write_superblock(place).await }))
+        };
+        let writes: Vec<_> = places.into_iter().map(write).collect();
         let mut failed = Vec::new();
-        for place in (0..states.len()).filter(|&place| states[place] != MemberState::Out) {
-            if let Err(error) = self.write_superblock(place).await {
+        for (place, write) in writes {
+            if let Err(error) = write.await.expect("nobody cancels the write of a superblock") {
                 tracing::error!(disk = place, path = %self.path_of(place), %error, "superblock not written");
                 failed.push(place);
             }
         }
-        if failed.is_empty() {
-            self.tell_members(next.epoch, states).await;
-            Ok(())
-        } else {
-            Err(failed)
-        }
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
     }
 
     /// The superblock of a member as it was written last, or is to be written.
@@ -280,18 +318,30 @@ impl Engine {
     async fn write_superblock(&self, place: usize) -> io::Result<()> {
         let membership = self.membership();
         let path = membership.paths.borrow()[place].clone().ok_or(io::ErrorKind::NotFound)?;
+        // One that was given up on may land any time, over what came later.
+        if !membership.writing.borrow_mut().insert(place) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         membership.sequences.borrow_mut()[place] += 1;
         let superblock = self.superblock_of(place);
-        let core = self.inner.core.clone();
+        let epoch = superblock.epoch;
+        let engine = self.clone();
         let disk = DiskIndex(superblock.disk_index);
         let changing = self.inner.members.begin_change(disk);
         let write = async move {
-            let file = Disk::open(&core, &path)?.open_file(SUPERBLOCK_FILE)?;
-            let written = write_superblock(&core, &file, &superblock).await;
+            let core = &engine.inner.core;
+            let file = Disk::open(core, &path).and_then(|disk| disk.open_file(SUPERBLOCK_FILE));
+            let written = match file {
+                Ok(file) => write_superblock(core, &file, &superblock).await,
+                Err(error) => Err(error),
+            };
+            engine.membership().writing.borrow_mut().remove(&place);
             drop(changing);
             written
         };
-        in_time(&self.inner.core, write).await
+        in_time(&self.inner.core, write).await?;
+        membership.written.borrow_mut()[place] = epoch;
+        Ok(())
     }
 
     async fn tell_members(&self, epoch: u64, states: &[MemberState]) {

@@ -201,7 +201,8 @@ impl Engine {
                 body: item.part.body,
             })
             .collect();
-        let assembled = assemble(bodies, bodies.owner(bucket, name), taken, &footprints).await?;
+        let assembling = assemble(bodies, bodies.owner(bucket, name), taken, &footprints);
+        let assembled = self.inner.members.unless_lost(assembling).await?;
         let object = Object {
             uuid: [0; 16],
             modified: 0,

@@ -108,8 +108,10 @@ impl BodyWriter {
     /// others do; one that was not may wait for memory with its first byte.
     ///
     /// # Errors
-    /// [`EngineError::Busy`] when memory is spent and stays so for a while.
+    /// [`EngineError::Busy`] when memory is spent and stays so for a while; [`EngineError::DisksFail`],
+    /// [`EngineError::Degraded`] when no writes are taken.
     pub async fn admit(mut self) -> Result<BodyWriter, EngineError> {
+        self.bodies.members().take_writes()?;
         self.memory = Some(self.bodies.admit(self.memory_len()).await.ok_or(EngineError::Busy)?);
         Ok(self)
     }
@@ -130,7 +132,7 @@ impl BodyWriter {
     /// Takes the next bytes. Waiting here is the backpressure the sender feels.
     ///
     /// # Errors
-    /// [`EngineError::NoSpace`], [`EngineError::Body`].
+    /// [`EngineError::NoSpace`], [`EngineError::Body`], [`EngineError::DisksFail`]; the writer is then of no further use.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
         self.len += bytes.len() as u64;
         if self.striped.is_none() {
@@ -141,6 +143,13 @@ impl BodyWriter {
                 self.inline.extend_from_slice(bytes);
                 return Ok(());
             }
+        }
+        let members = Rc::clone(self.bodies.members());
+        members.unless_lost(self.write_striped(bytes)).await
+    }
+
+    async fn write_striped(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
+        if self.striped.is_none() {
             let writer = self.bodies.writer(directory::Content::Payload, self.owner.clone());
             let mut writer = writer.in_memory(self.memory.take());
             if let Some(expected) = self.expected {
@@ -158,6 +167,12 @@ impl BodyWriter {
     /// # Errors
     /// As [`BodyWriter::write`].
     pub async fn finish(self) -> Result<WrittenBody, EngineError> {
+        let members = Rc::clone(self.bodies.members());
+        members.unless_lost(self.finish_unbounded()).await
+    }
+
+    /// As [`BodyWriter::finish`], however long disks take to answer.
+    async fn finish_unbounded(self) -> Result<WrittenBody, EngineError> {
         let Some(writer) = self.striped else {
             if self.inline_max > 0 {
                 let crcs =

@@ -16,7 +16,7 @@ use basalt_reactor::{Buf, Core, File};
 use super::DiskIndex;
 use super::groups::{GroupIndex, Groups};
 use crate::error::EngineError;
-use crate::wait::Event;
+use crate::wait::RareEvent;
 
 /// How long a write or a flush may take before the disk counts as failed.
 pub const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -41,6 +41,16 @@ pub enum Outcome {
     Out,
 }
 
+/// A member that fails and cannot be taken out, because too few would be left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    pub disk: DiskIndex,
+    /// It is not where it was, or says nothing: no write can succeed that needs it, and none is tried.
+    pub away: bool,
+    /// It says nothing: a read would only hold memory.
+    pub silent: bool,
+}
+
 /// Takes a disk out for the reason given; answers whether it is out.
 pub type Excluder = Rc<dyn Fn(DiskIndex, String) -> Pin<Box<dyn Future<Output = bool>>>>;
 
@@ -52,10 +62,16 @@ pub struct Members {
     changing: RefCell<Vec<u32>>,
     /// Reads that were given up on, of disks that the set cannot do without, by disk.
     silent: RefCell<Vec<u32>>,
+    /// Changes that are waited for in vain, of disks that the set cannot do without, by disk.
+    unanswered: RefCell<Vec<u32>>,
+    /// Members that fail or are away and that the set cannot do without, as the first core says.
+    failing: RefCell<Vec<Failing>>,
+    /// Some shard, on whichever core, takes no writes any more.
+    shards_fail: Cell<bool>,
     groups: RefCell<Rc<Groups>>,
     /// Members of each group that must be in sync for writes to be taken.
     write_quorum: Cell<usize>,
-    changed: Event,
+    changed: RareEvent,
     excluder: RefCell<Option<Excluder>>,
 }
 
@@ -68,9 +84,12 @@ impl Members {
             states: RefCell::new(states),
             groups: RefCell::new(Rc::new(groups)),
             changing: none.clone(),
+            unanswered: none.clone(),
             silent: none,
+            failing: RefCell::default(),
+            shards_fail: Cell::new(false),
             write_quorum: Cell::new(0),
-            changed: Event::default(),
+            changed: RareEvent::default(),
             excluder: RefCell::default(),
         })
     }
@@ -93,8 +112,12 @@ impl Members {
     /// Whether clients' writes are taken.
     ///
     /// # Errors
-    /// [`EngineError::Degraded`].
+    /// [`EngineError::Degraded`], [`EngineError::DisksFail`].
     pub(crate) fn take_writes(&self) -> Result<(), EngineError> {
+        let lost = self.lost();
+        if !lost.is_empty() {
+            return Err(EngineError::DisksFail { disks: lost });
+        }
         if self.write_quorum.get() == 0 {
             return Ok(());
         }
@@ -107,6 +130,53 @@ impl Members {
             }
         }
         Ok(())
+    }
+
+    /// Members without which nothing can be written, and which take no writes.
+    fn lost(&self) -> Vec<DiskIndex> {
+        let failing = self.failing.borrow();
+        let is_away = |disk: DiskIndex| failing.iter().any(|failing| failing.disk == disk && failing.away);
+        let unanswered = self.unanswered.borrow();
+        let disks = (0..).map(DiskIndex).zip(unanswered.iter());
+        let lost = disks.filter(|&(disk, &count)| count > 0 || is_away(disk)).map(|(disk, _)| disk);
+        lost.filter(|&disk| self.state(disk) != MemberState::Out).collect()
+    }
+
+    /// Waits for a client's write, unless disks fail without which it cannot end. What was begun then goes on, or is given
+    /// up, as if the client had gone away.
+    ///
+    /// # Errors
+    /// [`EngineError::DisksFail`].
+    pub(crate) async fn unless_lost<T>(
+        &self,
+        write: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        let mut write = pin!(write);
+        let mut lost = pin!(self.changed.wait_until(|| !self.lost().is_empty()));
+        poll_fn(|cx| match write.as_mut().poll(cx) {
+            Poll::Pending => {
+                lost.as_mut().poll(cx).map(|()| Err(EngineError::DisksFail { disks: self.lost() }))
+            }
+            ended => ended,
+        })
+        .await
+    }
+
+    /// Whether `disk` fails and stays a member only because the set cannot do without it.
+    pub(crate) fn is_failing(&self, disk: DiskIndex) -> bool {
+        self.failing.borrow().iter().any(|failing| failing.disk == disk)
+    }
+
+    /// Whether `disk` is known to say nothing, so that it is not asked.
+    pub(crate) fn is_silent(&self, disk: DiskIndex) -> bool {
+        self.failing.borrow().iter().any(|failing| failing.disk == disk && failing.silent)
+    }
+
+    /// What the first core says of members that fail and cannot be taken out, and whether all shards take writes.
+    pub(crate) fn set_failing(&self, disks: Vec<Failing>, shards_fail: bool) {
+        *self.failing.borrow_mut() = disks;
+        self.shards_fail.set(shards_fail);
+        self.changed.notify();
     }
 
     #[must_use]
@@ -130,9 +200,13 @@ impl Members {
         Rc::clone(&self.groups.borrow())
     }
 
-    /// Further disks that may fail, whichever they are, before something is lost; `None` when something is.
+    /// Further disks that may fail, whichever they are, before something is lost; `None` when something is, for as long as
+    /// the disks that fail do.
     #[must_use]
     pub fn tolerated(&self) -> Option<usize> {
+        if self.shards_fail.get() || !self.failing.borrow().is_empty() || !self.lost().is_empty() {
+            return None;
+        }
         self.groups.borrow().tolerated(&self.states.borrow())
     }
 
@@ -143,6 +217,7 @@ impl Members {
         let count = states.len().max(self.changing.borrow().len());
         self.changing.borrow_mut().resize(count, 0);
         self.silent.borrow_mut().resize(states.len(), 0);
+        self.unanswered.borrow_mut().resize(states.len(), 0);
         states.clone_into(&mut self.states.borrow_mut());
         *self.groups.borrow_mut() = Rc::new(groups);
         self.changed.notify();
@@ -245,6 +320,7 @@ impl Members {
             result
         });
         let mut late = Some(Box::pin(core.sleep(STUCK_AFTER)));
+        let mut _unanswered = None;
         let mut out = pin!(self.changed.wait_until(|| self.state(disk) == MemberState::Out));
         loop {
             let ended = poll_fn(|cx| {
@@ -272,9 +348,30 @@ impl Members {
                     if self.exclude(disk, no_answer()).await {
                         return Ok(Outcome::Out);
                     }
+                    // Nothing that it may still write to may be given to others, so whoever began this waits for its end;
+                    // clients are told meanwhile.
+                    _unanswered = Some(self.note_unanswered(disk));
                 }
             }
         }
+    }
+
+    fn note_unanswered(self: &Rc<Self>, disk: DiskIndex) -> Unanswered {
+        self.unanswered.borrow_mut()[usize::from(disk.0)] += 1;
+        self.changed.notify();
+        Unanswered { members: Rc::clone(self), disk }
+    }
+}
+
+/// A change that is waited for in vain.
+struct Unanswered {
+    members: Rc<Members>,
+    disk: DiskIndex,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.members.unanswered.borrow_mut()[usize::from(self.disk.0)] -= 1;
     }
 }
 

@@ -18,11 +18,13 @@ pub enum IndexError {
     Read {
         extent: ExtentId,
         offset: u64,
+        disks: Vec<DiskIndex>,
         error: io::Error,
     },
-    /// Every disk with a replica is absent.
+    /// Every disk with a replica is absent, or does not answer.
     Absent {
         extent: ExtentId,
+        disks: Vec<DiskIndex>,
     },
     /// A replica of a new table could not be written or synced. Nothing was installed.
     Write {
@@ -71,11 +73,11 @@ impl std::fmt::Display for IndexError {
             IndexError::Corrupt { extent, offset, fault } => {
                 write!(out, "index table {} at byte {offset}: {fault}, on every replica", extent.0)
             }
-            IndexError::Read { extent, offset, error } => {
+            IndexError::Read { extent, offset, error, .. } => {
                 write!(out, "index table {} at byte {offset} cannot be read: {error}", extent.0)
             }
-            IndexError::Absent { extent } => {
-                write!(out, "no disk with a replica of index table {} is present", extent.0)
+            IndexError::Absent { extent, .. } => {
+                write!(out, "no disk with a replica of index table {} is there and answers", extent.0)
             }
             IndexError::Write { extent, disk, error } => {
                 write!(out, "index table {} cannot be written to disk {}: {error}", extent.0, disk.0)

@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) outcome: RefCell<Outcome>,
     /// Devices fail in this scenario: an error is an answer.
     pub(crate) faulty: Cell<bool>,
+    /// Clients reserve memory before they begin, as a server does; else they wait for it as long as it takes.
+    pub(crate) admitted: Cell<bool>,
     /// Longest body, bytes.
     pub(crate) len_max: Cell<u64>,
     /// Who created a key that nobody may create twice.
@@ -176,6 +178,15 @@ impl Client {
     async fn write(&self, key: &str, content: Content, random: &mut Random) -> Option<WrittenBody> {
         let expected = random.coin().then_some(content.len as u64);
         let mut writer = self.engine.write(self.bucket, key.as_bytes(), expected);
+        if self.shared.admitted.get() {
+            writer = match writer.admit().await {
+                Ok(writer) => writer,
+                Err(error) => {
+                    self.shared.note_failure("admit", &error);
+                    return None;
+                }
+            };
+        }
         let mut at = 0;
         while at < content.len {
             let end = (at + 1 + random.below(100_000) as usize).min(content.len);
@@ -220,7 +231,11 @@ impl Client {
                 self.outcome().refused += 1;
                 Fate::Refused
             }
-            Err(error @ (EngineError::ShardFailed { .. } | EngineError::Closed)) => {
+            Err(
+                error @ (EngineError::ShardFailed { .. }
+                | EngineError::DisksFail { .. }
+                | EngineError::Closed),
+            ) => {
                 self.shared.note_failure(what, error);
                 Fate::Open
             }
@@ -381,7 +396,16 @@ impl Client {
             let from = random.below(content.len as u64 + 1) as usize;
             (from, from + random.below((content.len - from) as u64 + 1) as usize)
         };
-        let mut body = match reader.read(from as u64..to as u64).await {
+        let range = from as u64..to as u64;
+        let opened = if self.shared.admitted.get() {
+            match reader.admit(&range).await {
+                Ok(memory) => reader.read_in(range, &memory).await,
+                Err(error) => Err(error),
+            }
+        } else {
+            reader.read(range).await
+        };
+        let mut body = match opened {
             Ok(body) => body,
             Err(error) => return self.shared.note_failure("read", &error),
         };

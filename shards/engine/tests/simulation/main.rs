@@ -14,6 +14,7 @@ mod directories;
 mod disks;
 mod faults;
 mod growth;
+mod lost;
 mod members;
 mod merging;
 mod model;
@@ -131,6 +132,18 @@ fn up_to_m_disks_leave_and_no_client_notices() {
 fn the_log_goes_on_in_younger_extents_alone() {
     members::disks_leave(168);
     members::disks_leave(710);
+}
+
+#[test]
+fn more_than_m_disks_leave_and_nothing_is_made_worse() {
+    let total = run_all(24, lost::too_many_leave);
+    must_reach(total.acknowledged > 0 && total.failed > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn writes_go_on_when_too_many_stuck_disks_answer_again() {
+    let total = run_all(6, lost::too_many_stuck);
+    must_reach(total.acknowledged > 0 && total.failed > 0 && total.verified > 0, &total);
 }
 
 #[test]

@@ -11,8 +11,8 @@ use crate::cluster::{Cluster, Layout};
 const CAPACITY: u64 = 96 << 20;
 
 /// How a disk leaves.
-#[derive(Clone, Copy, Debug)]
-enum Leaving {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
     Pulled,
     WritesFail,
     SyncsFail,
@@ -20,11 +20,11 @@ enum Leaving {
 }
 
 impl Leaving {
-    fn draw(random: &mut Random) -> Leaving {
+    pub(crate) fn draw(random: &mut Random) -> Leaving {
         [Leaving::Pulled, Leaving::WritesFail, Leaving::SyncsFail, Leaving::Stuck][random.below(4) as usize]
     }
 
-    fn happen(self, disk: &DiskHandle) {
+    pub(crate) fn happen(self, disk: &DiskHandle) {
         match self {
             Leaving::Pulled => disk.unplug(),
             Leaving::WritesFail => disk.set_failing(Access::Write, true),
@@ -33,7 +33,7 @@ impl Leaving {
         }
     }
 
-    fn be_over(self, disk: &DiskHandle) {
+    pub(crate) fn be_over(self, disk: &DiskHandle) {
         match self {
             Leaving::Pulled => disk.plug(),
             Leaving::WritesFail => disk.set_failing(Access::Write, false),
@@ -43,7 +43,7 @@ impl Leaving {
     }
 }
 
-fn parity(random: &mut Random) -> Layout {
+pub(crate) fn parity(random: &mut Random) -> Layout {
     let (k, m) = [(1, 1), (2, 1), (2, 2), (3, 2)][random.below(4) as usize];
     Layout::of(k, m, random)
 }

@@ -47,6 +47,8 @@ pub struct DiskStatus {
     pub removed: bool,
     /// Why it is out, and since when this process knows.
     pub out: Option<Absence>,
+    /// Why it would be out, if the set could do without it, and since when.
+    pub failing: Option<Absence>,
     pub rebuild: Option<RebuildStatus>,
     /// Bytes of its file system, and how many of them can be had; `None` when it does not say.
     pub space: Option<(u64, u64)>,
@@ -190,27 +192,30 @@ impl Engine {
         self.inner.membership.as_ref().map(|membership| membership.ledger.report.borrow().clone())
     }
 
-    /// What every core knows of each disk, added up.
-    pub(super) async fn add_up(&self) -> Result<Vec<DiskFigures>, EngineError> {
+    /// What every core knows of each disk, added up, and whether all shards take writes.
+    pub(super) async fn add_up(&self) -> Result<(Vec<DiskFigures>, bool), EngineError> {
+        let mut is_healthy = true;
         let mut sums = vec![DiskFigures::default(); self.inner.members.states().len()];
         for core in 0..self.inner.core_count {
-            let Ok(Reply::DiskFigures(figures)) =
+            let Ok(Reply::DiskFigures { figures, shards_fail }) =
                 self.inner.port.call(CoreId(core), Request::DiskFigures).await
             else {
                 return Err(EngineError::Closed);
             };
+            is_healthy &= !shards_fail;
             for (sum, figures) in sums.iter_mut().zip(figures) {
                 sum.rebuild.add(figures.rebuild);
                 sum.reads.add(&figures.reads);
                 sum.damaged += figures.damaged;
             }
         }
-        Ok(sums)
+        Ok((sums, is_healthy))
     }
 
     /// On the first core: looks at everything anew.
     pub(in super::super) async fn report_disks(&self) -> Result<DiskReport, EngineError> {
-        let figures = self.add_up().await?;
+        let (figures, is_healthy) = self.add_up().await?;
+        self.note_health(is_healthy).await;
         Ok(self.draw_report(&figures))
     }
 
@@ -232,6 +237,7 @@ impl Engine {
                 state,
                 removed: member.removed,
                 out: membership.absences.borrow().get(&place).cloned(),
+                failing: membership.failures.of(place),
                 rebuild: (state == MemberState::Behind).then_some(rebuild),
                 space: self.space_of(DiskIndex(place as u8)),
                 read_latency: entry.latency,

@@ -104,9 +104,13 @@ impl Engine {
                 if self.inner.members.states().iter().all(|&state| state != MemberState::Out) {
                     self.find_spares().await;
                 }
+                self.settle_epochs().await;
+            } else {
+                self.look_at_failing(0).await;
             }
             // A core that is closing has nothing to say, and needs no judge.
-            if let Ok(figures) = self.add_up().await {
+            if let Ok((figures, is_healthy)) = self.add_up().await {
+                self.note_health(is_healthy).await;
                 let report = self.draw_report(&figures);
                 self.log_progress(&report);
                 self.judge(&figures).await;
@@ -132,6 +136,7 @@ impl Engine {
             if is_member(&found) {
                 self.keep_superblock_open(place).await;
                 membership.unseen.borrow_mut().remove(&place);
+                self.look_at_failing(place).await;
                 return;
             }
             let reason = match &found {
@@ -139,11 +144,14 @@ impl Engine {
                 Ok(_) => "its path holds another disk".to_owned(),
                 Err(error) => error.to_string(),
             };
-            if is_away(&found) {
-                self.exclude(disk, &reason).await;
-                membership.distrusted.borrow_mut().remove(&place);
-            } else if found.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-                self.exclude(disk, &reason).await;
+            let is_late = found.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+            if is_away(&found) || is_late {
+                if !self.exclude(disk, &reason).await {
+                    self.note_away(place, is_late).await;
+                }
+                if !is_late {
+                    membership.distrusted.borrow_mut().remove(&place);
+                }
             } else if membership.note_unseen(place) {
                 self.exclude(disk, &format!("its superblock cannot be read: {reason}")).await;
                 membership.distrust(place, Cause::Record, self.inner.core.now());

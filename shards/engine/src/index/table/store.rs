@@ -54,7 +54,8 @@ impl TableStore {
     ) -> Result<T, IndexError> {
         let extent = placement.id;
         let offset = u64::from(place.block) * BLOCK_LEN as u64;
-        let mut error = IndexError::Absent { extent };
+        let disks = || placement.columns.iter().map(|column| column.disk).collect();
+        let mut error = IndexError::Absent { extent, disks: disks() };
         let open = |_, result: io::Result<usize>, buf: Buf| {
             let read_len = result.map_err(Refusal::Io)?;
             open(&buf[..read_len], place).and_then(&decode).map_err(Refusal::Fault)
@@ -69,7 +70,7 @@ impl TableStore {
                     }
                     Refusal::Io(failure) => {
                         let kind = failure.kind();
-                        error = IndexError::Read { extent, offset, error: failure };
+                        error = IndexError::Read { extent, offset, disks: disks(), error: failure };
                         DamageCause::Io(kind)
                     }
                 };

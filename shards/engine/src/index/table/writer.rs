@@ -281,7 +281,8 @@ impl TableWriter {
             self.carry_out(column.disk, sync);
         }
         if self.in_flight.is_empty() {
-            return Err(IndexError::Absent { extent: self.placement.id });
+            let disks = self.placement.columns.iter().map(|column| column.disk).collect();
+            return Err(IndexError::Absent { extent: self.placement.id, disks });
         }
         self.settle().await?;
         // A disk that went out between two writes was skipped in silence; another table may find a better place.

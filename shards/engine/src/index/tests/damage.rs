@@ -162,7 +162,7 @@ fn an_absent_disk_is_no_damage_but_its_replica_is_missing() {
     assert!(fixture.reports.borrow().is_empty());
     fixture.present = Vec::new();
     let extent = fixture.table().placement.id;
-    assert!(matches!(fixture.read(), Err(IndexError::Absent { extent: absent }) if absent == extent));
+    assert!(matches!(fixture.read(), Err(IndexError::Absent { extent: absent, .. }) if absent == extent));
 }
 
 #[test]

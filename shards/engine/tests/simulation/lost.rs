@@ -1,0 +1,235 @@
+//! More disks of a group go than it can do without: what is read is right or refused, writes are refused in time, and once the
+//! disks are back nothing that was acknowledged is missing.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use basalt_engine::{Engine, EngineError};
+use basalt_reactor::sim::{Crash, DiskHandle, Random, World};
+
+use crate::client::{BUCKET, Client, Outcome, Shared, check, drain, draw_content, run_client};
+use crate::cluster::{Cluster, Layout};
+use crate::members::{Leaving, parity};
+
+const CAPACITY: u64 = 96 << 20;
+
+/// How long a request may take for each disk that goes: until it counts as stuck, and until the others have taken the epoch
+/// without it, or have not.
+const PATIENCE_PER_DISK: Duration = Duration::from_secs(20);
+
+/// A deployment of which too many disks of one group go.
+struct Scene {
+    world: World,
+    layout: Layout,
+    shared: Rc<Shared>,
+    random: Random,
+    disks: Rc<[DiskHandle]>,
+    /// Who goes.
+    gone: Vec<usize>,
+}
+
+/// The disks of each group, and how many of them it can do without.
+fn groups(layout: Layout) -> Vec<(Range<usize>, usize)> {
+    let width = usize::from(layout.k + layout.m);
+    let sets = usize::from(layout.sets);
+    let mut groups: Vec<_> =
+        (0..sets).map(|set| (set * width..(set + 1) * width, usize::from(layout.m))).collect();
+    if layout.metadata > 0 {
+        let spare = usize::from(layout.m).min(usize::from(layout.metadata) - 1);
+        groups.push((sets * width..layout.disk_count(), spare));
+    }
+    groups
+}
+
+impl Scene {
+    fn draw(seed: u64) -> Scene {
+        let mut random = Random::new(seed ^ 0x1057);
+        let layout = parity(&mut random);
+        let layout = if random.coin() { layout.in_groups(&mut random) } else { layout };
+        let world = layout.world(seed, CAPACITY);
+        let shared = Shared::new();
+        shared.len_max.set(300 << 10);
+        let disks = layout.disk_names().iter().map(|name| world.disk(name)).collect();
+        let groups = groups(layout);
+        let (group, spare) = groups[random.below(groups.len() as u64) as usize].clone();
+        let wanted = spare + 1 + random.below((group.len() - spare) as u64) as usize;
+        let mut gone = Vec::new();
+        while gone.len() < wanted {
+            let disk = group.start + random.below(group.len() as u64) as usize;
+            if !gone.contains(&disk) {
+                gone.push(disk);
+            }
+        }
+        Scene { world, layout, shared, random, disks, gone }
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE_PER_DISK * (u32::from(self.layout.m) + 2)
+    }
+
+    /// Every disk is there again, and so is everything that was acknowledged.
+    fn all_is_back(mut self) -> Outcome {
+        self.shared.faulty.set(false);
+        self.shared.admitted.set(false);
+        for round in 0..2 {
+            let cores = self.world.boot(1 + self.random.below(2) as u16);
+            let (state, mut own, layout) = (Rc::clone(&self.shared), self.random.fork(), self.layout);
+            self.world.run(async move {
+                let cluster = Cluster::start(cores, layout).await;
+                check(&cluster, &state, &mut own).await;
+                let engine = cluster.any(&mut own);
+                run_client(engine, Rc::clone(&state), own.fork(), 30).await;
+                check(&cluster, &state, &mut own).await;
+                if round == 1 {
+                    drain(&cluster, &state, &mut own).await;
+                }
+            });
+            self.world.crash(Crash::PowerCut);
+        }
+        let mut outcome = self.shared.outcome.borrow().clone();
+        outcome.crashes += 1;
+        outcome.trace = self.world.trace_hash();
+        outcome
+    }
+}
+
+/// Puts, deletes, reads and lists, none of which takes longer than `patience`.
+async fn insist(engine: Engine, shared: Rc<Shared>, mut random: Random, patience: Duration) {
+    let Some(bucket) = engine.buckets().get(BUCKET) else { return };
+    let client = Client { engine: engine.clone(), shared, bucket: bucket.id };
+    let core = engine.core().clone();
+    for index in 0..12 {
+        let began = core.now();
+        let key = format!("flat-{}", 3 * random.below(4) + 2);
+        let what = match index % 4 {
+            0 | 1 => {
+                let content = draw_content(&mut random, client.shared.len_max.get());
+                client.put_content(&key, content, &mut random).await;
+                "put"
+            }
+            2 => {
+                client.read(&key, &mut random).await;
+                "read"
+            }
+            _ if random.coin() => {
+                client.delete(&key).await;
+                "delete"
+            }
+            _ => {
+                client.list(&mut random).await;
+                "list"
+            }
+        };
+        let took = core.now().since(began);
+        assert!(took < patience, "{what} of {key} took {took:?}");
+        core.sleep(Duration::from_millis(random.below(3000))).await;
+    }
+}
+
+/// Some are pulled, refuse writes or flushes, or do not answer, under load, and perhaps the process crashes.
+pub(crate) fn too_many_leave(seed: u64) -> Outcome {
+    let mut scene = Scene::draw(seed);
+    let patience = scene.patience();
+    let leaving: Vec<_> =
+        scene.gone.clone().into_iter().map(|disk| (disk, Leaving::draw(&mut scene.random))).collect();
+    let cores = scene.world.boot(1 + scene.random.below(3) as u16);
+    let (state, disks, leavers) = (Rc::clone(&scene.shared), Rc::clone(&scene.disks), leaving.clone());
+    let (mut own, layout) = (scene.random.fork(), scene.layout);
+    let shows = leaving.iter().any(|(_, leaving)| matches!(leaving, Leaving::Pulled | Leaving::Stuck));
+    let apart = [0, 300, 30_000][scene.random.below(3) as usize];
+    let work = async move {
+        let cluster = Cluster::start(cores, layout).await;
+        let engine = cluster.any(&mut own);
+        run_client(engine, Rc::clone(&state), own.fork(), 40).await;
+        let core = cluster.engines[0].core().clone();
+        state.faulty.set(true);
+        state.admitted.set(true);
+        let mut running = Vec::new();
+        for _ in 0..3 {
+            let engine = cluster.any(&mut own);
+            running.push(engine.core().spawn(insist(
+                engine.clone(),
+                Rc::clone(&state),
+                own.fork(),
+                patience,
+            )));
+        }
+        for (disk, leaving) in leavers {
+            core.sleep(Duration::from_millis(own.below(apart + 1))).await;
+            leaving.happen(&disks[disk]);
+        }
+        for client in running {
+            client.await.expect("nobody cancels a client");
+        }
+        check(&cluster, &state, &mut own).await;
+        // It shows, unless nobody has written to those that only refuse that.
+        let engine = cluster.any(&mut own);
+        insist(engine, Rc::clone(&state), own.fork(), patience).await;
+        core.sleep(Duration::from_secs(5)).await;
+        let is_seen = |engine: &Engine| engine.failures_tolerated() != Some(layout.m);
+        assert!(!shows || cluster.engines.iter().all(is_seen), "{:?}", cluster.engines[0].members());
+    };
+    if scene.random.below(3) == 0 {
+        let events = scene.random.below(150_000);
+        scene.world.run_events(events, work);
+    } else {
+        scene.world.run(work);
+    }
+    for (disk, leaving) in &leaving {
+        leaving.be_over(&scene.disks[*disk]);
+    }
+    scene.world.crash(if scene.random.coin() { Crash::PowerCut } else { Crash::Kill });
+    scene.all_is_back()
+}
+
+/// They do not answer for a while, and then do: no restart is needed.
+pub(crate) fn too_many_stuck(seed: u64) -> Outcome {
+    let mut scene = Scene::draw(seed);
+    let patience = scene.patience();
+    let cores = scene.world.boot(1 + scene.random.below(3) as u16);
+    let (state, disks, gone) = (Rc::clone(&scene.shared), Rc::clone(&scene.disks), scene.gone.clone());
+    let (mut own, layout) = (scene.random.fork(), scene.layout);
+    scene.world.run(async move {
+        let cluster = Cluster::start(cores, layout).await;
+        let engine = cluster.any(&mut own);
+        run_client(engine.clone(), Rc::clone(&state), own.fork(), 40).await;
+        let core = engine.core().clone();
+        state.faulty.set(true);
+        state.admitted.set(true);
+        gone.iter().for_each(|&disk| disks[disk].set_stuck(true));
+        let mut running = Vec::new();
+        for _ in 0..3 {
+            let engine = cluster.any(&mut own);
+            running.push(engine.core().spawn(insist(
+                engine.clone(),
+                Rc::clone(&state),
+                own.fork(),
+                patience,
+            )));
+        }
+        for client in running {
+            client.await.expect("nobody cancels a client");
+        }
+        core.sleep(Duration::from_secs(30)).await;
+        for engine in &cluster.engines {
+            let began = core.now();
+            let refused = engine.create_bucket("refused", Vec::new()).await.err();
+            assert!(matches!(refused, Some(EngineError::DisksFail { .. })), "{refused:?}");
+            assert!(core.now().since(began) < Duration::from_millis(100), "it is known by now");
+            assert_eq!(engine.failures_tolerated(), None);
+        }
+        gone.iter().for_each(|&disk| disks[disk].set_stuck(false));
+        core.sleep(Duration::from_secs(20)).await;
+        state.faulty.set(false);
+        let bucket = engine.buckets().get(BUCKET).expect("it was made above").id;
+        let client = Client { engine: engine.clone(), shared: Rc::clone(&state), bucket };
+        for index in 0..20 {
+            client.put(&format!("after-{index}"), &mut own).await;
+        }
+        check(&cluster, &state, &mut own).await;
+        assert!(engine.failures_tolerated().is_some(), "{:?}", engine.members());
+    });
+    scene.world.crash(Crash::PowerCut);
+    scene.all_is_back()
+}

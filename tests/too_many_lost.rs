@@ -1,0 +1,130 @@
+//! More disks gone than parity covers, beside the real server: what it still does, what it says, and that nothing is worse
+//! when they are back.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "the tests of the server use all of it")]
+#[path = "server/child.rs"]
+mod child;
+#[expect(dead_code, reason = "the tests of objects use all of it")]
+#[path = "s3_objects/client.rs"]
+mod client;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::child::{Child, directory, run_to_end};
+use crate::client::{ACCESS_KEY, Answer, Client, SECRET_KEY};
+
+/// Longer than it takes to notice that disks are gone or back, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn start(dir: &Path, more: &[&str]) -> (Child, Client) {
+    let keys = ["--root-access-key", ACCESS_KEY, "--root-secret-key", SECRET_KEY];
+    let server = Child::start(dir, &[&["--cores", "2", "d{1...6}"][..], more, &keys].concat());
+    let client = Client::new(server.address);
+    (server, client)
+}
+
+fn body_of(index: usize) -> Vec<u8> {
+    (0..1usize << (8 + index)).map(|at| (at * 31 + index) as u8).collect()
+}
+
+fn put_all(client: &Client, prefix: &str) {
+    for index in 0..14 {
+        assert_eq!(client.call("PUT", &format!("/bucket/{prefix}{index}"), &[], &body_of(index)).status, 200);
+    }
+}
+
+fn check_all(client: &Client, prefix: &str) {
+    for index in 0..14 {
+        let got = client.call("GET", &format!("/bucket/{prefix}{index}"), &[], b"");
+        assert!(got.status == 200 && got.body == body_of(index), "{prefix}{index}: {}", got.status);
+    }
+}
+
+/// Calls until the answer is as it should be.
+fn until(
+    what: &str,
+    server: &Child,
+    call: impl Fn() -> Answer,
+    is_right: impl Fn(&Answer) -> bool,
+) -> Answer {
+    let start = Instant::now();
+    loop {
+        let answer = call();
+        if is_right(&answer) {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "not {what}: {answer:?}\n{}", server.stderr());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn away(dir: &Path, disk: &str) {
+    std::fs::rename(dir.join(disk), dir.join(format!("{disk}-away"))).unwrap();
+}
+
+fn back(dir: &Path, disk: &str) {
+    // A start makes directories that are missing.
+    if dir.join(disk).exists() {
+        std::fs::remove_dir_all(dir.join(disk)).unwrap();
+    }
+    std::fs::rename(dir.join(format!("{disk}-away")), dir.join(disk)).unwrap();
+}
+
+#[test]
+fn three_of_six_disks_go_and_nothing_is_worse_when_they_are_back() {
+    let dir = directory("too-many-lost");
+    let (server, client) = start(&dir, &[]);
+    assert_eq!(client.call("PUT", "/bucket", &[], b"").status, 200);
+    put_all(&client, "a");
+    for disk in ["d2", "d3", "d5"] {
+        away(&dir, disk);
+    }
+    let put = || client.call("PUT", "/bucket/refused", &[], b"x");
+    let refused = until("refused", &server, put, |answer| answer.status == 503);
+    assert_eq!(refused.code(), "ServiceUnavailable");
+    assert!(refused.element("Message").contains("Writes are refused"), "{refused:?}");
+    let began = Instant::now();
+    assert_eq!(client.call("DELETE", "/bucket/a3", &[], b"").status, 503);
+    assert_eq!(client.call("PUT", "/other", &[], b"").status, 503);
+    assert!(began.elapsed() < Duration::from_secs(5), "it is known by now");
+    let ready = || client.call("GET", "/-/ready", &[], b"");
+    until("unready", &server, ready, |answer| answer.status == 503);
+    let disks = client.call("GET", "/-/disks", &[], b"");
+    let report: Value = serde_json::from_slice(&disks.body).unwrap();
+    assert_eq!(report["failures_tolerated"], Value::Null);
+    let is_failing = |disk: &&Value| disk["state"] == "failing" && disk["reason"].is_string();
+    assert_eq!(report["disks"].as_array().unwrap().iter().filter(is_failing).count(), 3, "{report:#}");
+    // Their files are open, so all of it is there.
+    check_all(&client, "a");
+    let lines = server.stderr().matches("a disk fails that the set cannot do without").count();
+    assert!((1..=6).contains(&lines), "{lines} lines: {}", server.stderr());
+    for disk in ["d2", "d3", "d5"] {
+        back(&dir, disk);
+    }
+    until("taken again", &server, put, |answer| answer.status == 200);
+    until("ready", &server, ready, |answer| answer.status == 200);
+    put_all(&client, "b");
+
+    // The same, and a crash in the middle of it.
+    for disk in ["d1", "d3", "d6"] {
+        away(&dir, disk);
+    }
+    until("refused", &server, put, |answer| answer.status == 503);
+    drop(server);
+    let keys = ["--root-access-key", ACCESS_KEY, "--root-secret-key", SECRET_KEY];
+    let (code, stderr) = run_to_end(&dir, &[&["--cores", "1", "d{1...6}"][..], &keys].concat());
+    assert!(code != Some(0) && stderr.contains("4 are needed"), "{code:?} {stderr}");
+    for disk in ["d1", "d3", "d6"] {
+        back(&dir, disk);
+    }
+    let (server, client) = start(&dir, &[]);
+    assert!(!server.banner.contains("DEGRADED"), "{}", server.banner);
+    check_all(&client, "a");
+    check_all(&client, "b");
+    put_all(&client, "c");
+}
