@@ -60,6 +60,8 @@ pub struct Config {
     pub erasure: Option<Shape>,
     /// Missing disks are lost for good, whatever they might hold.
     pub start_degraded: bool,
+    /// Serve what can be read, and write nothing.
+    pub start_read_only: bool,
     pub region: Option<String>,
     /// Disks that must be in sync for writes to be taken; `None` leaves it at the floor.
     pub write_quorum: Option<u8>,
@@ -257,6 +259,7 @@ impl Config {
             arena_len,
             erasure: raw.erasure,
             start_degraded: raw.start_degraded.unwrap_or(false),
+            start_read_only: raw.start_read_only.unwrap_or(false),
             write_quorum: match raw.write_quorum {
                 Some(0) => return Err(ConfigError::Zero { name: "--write-quorum" }),
                 count => count,

@@ -151,7 +151,8 @@ pub fn run(config: Config) -> ExitCode {
 /// Everything that can fail before the first core runs.
 fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc<Shared>, StartError> {
     let disk_classes = check_host(&config)?;
-    for path in &config.disks {
+    let new_disks = config.disks.iter().filter(|_| !config.start_read_only);
+    for path in new_disks {
         // A deployment does without some of its disks; whether it can do without this one shows when it is opened.
         if let Err(error) = create_disk(path) {
             tracing::warn!("{error}");
@@ -163,6 +164,12 @@ fn prepare(config: Config, log: LogWriter, events: &Sender<Event>) -> Result<Arc
     };
     let root = credentials::resolve(config.root.as_ref(), &config.disks)
         .map_err(|(path, reason)| StartError::Credentials { path, reason })?;
+    if config.start_read_only && root.origin == credentials::Origin::Generated {
+        let reason = "no disk that is there has them, and none are stored by a start that writes nothing; give \
+                      --root-access-key and --root-secret-key";
+        let path = std::path::PathBuf::from(credentials::FILE_NAME);
+        return Err(StartError::Credentials { path, reason: reason.to_owned() });
+    }
     let mut host_id = [0; 24];
     getrandom::fill(&mut host_id)
         .map_err(|error| StartError::Thread(std::io::Error::other(error.to_string())))?;
@@ -436,8 +443,12 @@ fn announce(shared: &Shared, redundancy: &str) -> Result<(), StartError> {
         .filter(|(_, state)| *state != MemberState::Out)
         .filter_map(|(path, _)| path.clone())
         .collect();
-    let stored =
-        shared.root.store(&disks).map_err(|(path, reason)| StartError::Credentials { path, reason })?;
+    let stored = match deployment.read_only {
+        true => None,
+        false => {
+            shared.root.store(&disks).map_err(|(path, reason)| StartError::Credentials { path, reason })?
+        }
+    };
     let address = *shared.address.get().expect("core 0 listens before it serves");
     let text =
         banner::banner(address, shared.certificate.is_some(), &shared.root, stored.as_deref(), redundancy);

@@ -10,9 +10,11 @@ mod child;
 #[path = "s3_objects/client.rs"]
 mod client;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::child::{Child, directory, run_to_end};
@@ -75,6 +77,11 @@ fn back(dir: &Path, disk: &str) {
     std::fs::rename(dir.join(format!("{disk}-away")), dir.join(disk)).unwrap();
 }
 
+fn stop(mut server: Child) {
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait(), Some(0));
+}
+
 #[test]
 fn three_of_six_disks_go_and_nothing_is_worse_when_they_are_back() {
     let dir = directory("too-many-lost");
@@ -127,4 +134,86 @@ fn three_of_six_disks_go_and_nothing_is_worse_when_they_are_back() {
     check_all(&client, "a");
     check_all(&client, "b");
     put_all(&client, "c");
+}
+
+/// Every file below `dir`, with its bytes.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_left_is_read_and_no_file_changes() {
+    let dir = directory("read-only");
+    let (server, client) = start(&dir, &[]);
+    assert_eq!(client.call("PUT", "/bucket", &[], b"").status, 200);
+    put_all(&client, "a");
+    drop(server);
+    let disks = || (1..=6).filter_map(|disk| Some(dir.join(format!("d{disk}"))).filter(|path| path.is_dir()));
+    let contents = || disks().map(|disk| files(&disk)).collect::<Vec<_>>();
+
+    // All are there: everything is read, nothing is written, and nobody else may come in.
+    let before = contents();
+    let (server, client) = start(&dir, &["--start-read-only"]);
+    assert!(server.banner.contains("READ-ONLY"), "{}", server.banner);
+    check_all(&client, "a");
+    assert!(client.call("GET", "/bucket?list-type=2", &[], b"").status == 200);
+    for (method, target) in
+        [("PUT", "/bucket/new"), ("DELETE", "/bucket/a1"), ("PUT", "/new"), ("DELETE", "/bucket")]
+    {
+        let refused = client.call(method, target, &[], b"");
+        assert_eq!(
+            (refused.status, refused.code()),
+            (503, "ServiceUnavailable".to_owned()),
+            "{method} {target}"
+        );
+        assert!(refused.element("Message").contains("read-only"), "{refused:?}");
+    }
+    let upload = client.call("POST", "/bucket/new?uploads=", &[], b"");
+    assert_eq!(upload.status, 503);
+    let (code, stderr) = run_to_end(&dir, &["--cores", "1", "d{1...6}"]);
+    assert!(code != Some(0) && stderr.contains("in use by another process"), "{code:?} {stderr}");
+    stop(server);
+    assert!(contents() == before, "a start for reading alone has written");
+
+    // Three are gone: every object is right or refused, and the log says what was lost.
+    for disk in ["d1", "d4", "d6"] {
+        away(&dir, disk);
+    }
+    let before = contents();
+    let (server, client) = start(&dir, &["--start-read-only"]);
+    assert!(server.banner.matches("is missing").count() == 3, "{}", server.banner);
+    assert!(disks().count() == 3, "a directory was made");
+    let mut refused = 0;
+    for index in 0..14 {
+        let got = client.call("GET", &format!("/bucket/a{index}"), &[], b"");
+        match got.status {
+            200 => assert_eq!(got.body, body_of(index)),
+            503 => refused += 1,
+            other => panic!("{other} for a{index}: {got:?}"),
+        }
+    }
+    assert!(refused > 0, "large objects lie on four disks and three are gone");
+    let log = server.stderr();
+    let line = log.lines().find(|line| line.contains("the engine failed")).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains("bucket") && line.contains("disks"), "{line}");
+    assert!(log.contains("started read-only"), "{log}");
+    assert_eq!(client.call("PUT", "/bucket/new", &[], b"x").status, 503);
+    stop(server);
+    assert!(contents() == before, "a start for reading alone has written");
+
+    for disk in ["d1", "d4", "d6"] {
+        back(&dir, disk);
+    }
+    let (_server, client) = start(&dir, &[]);
+    check_all(&client, "a");
+    put_all(&client, "b");
 }

@@ -53,6 +53,11 @@ pub struct RawConfig {
           require_equals = true, value_name = "BOOL")]
     pub start_degraded: Option<bool>,
 
+    /// Serve what the disks that are there have, however many are missing, and write nothing to any of them
+    #[arg(long, env = "BASALT_START_READ_ONLY", num_args = 0..=1, default_missing_value = "true",
+          require_equals = true, value_name = "BOOL")]
+    pub start_read_only: Option<bool>,
+
     /// Disks of a set that must hold all they should for writes to be taken; below, they get 503 [default: as few as it takes]
     #[arg(long, env = "BASALT_WRITE_QUORUM", value_name = "N")]
     pub write_quorum: Option<u8>,
@@ -147,6 +152,7 @@ impl RawConfig {
             erasure: self.erasure.or(other.erasure),
             meta: if self.meta.is_empty() { other.meta } else { self.meta },
             start_degraded: self.start_degraded.or(other.start_degraded),
+            start_read_only: self.start_read_only.or(other.start_read_only),
             write_quorum: self.write_quorum.or(other.write_quorum),
             spare_after: self.spare_after.or(other.spare_after),
             region: self.region.or(other.region),

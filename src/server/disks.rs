@@ -156,6 +156,7 @@ fn report_json(report: &DiskReport) -> Value {
     json!({
         "epoch": report.epoch,
         "failures_tolerated": report.failures_tolerated,
+        "read_only": report.read_only,
         "disks": report.disks.iter().map(disk_json).collect::<Vec<_>>(),
         "spares": report.spares.iter().map(|path| shown(path)).collect::<Vec<_>>(),
     })

@@ -89,6 +89,13 @@ pub(super) async fn open(
     }
 
     engine.start_scrub(config.scrub_deadline);
+    if engine.is_read_only() && core.id().0 == 0 {
+        for missing in &deployment.missing {
+            tracing::warn!("{missing}");
+        }
+        let unserved: Vec<u16> = engine.unserved().into_iter().map(|(shard, _)| shard).collect();
+        tracing::warn!(?unserved, "started read-only: nothing is written to any disk");
+    }
 
     let service = Service::new(ServiceParts {
         engine: engine.clone(),
@@ -104,7 +111,7 @@ pub(super) async fn open(
             Rc::new(move || readiness(&engine))
         },
         minio_bucket_exists: Rc::new(move || buckets.buckets().get("minio").is_some()),
-        redundancy: redundancy(&deployment),
+        redundancy: if deployment.read_only { what_can_be_read(&engine) } else { redundancy(&deployment) },
         engine,
     })
 }
@@ -161,8 +168,9 @@ async fn lock_disks(core: &Core, config: &Config) -> Result<Vec<DiskLock>, Start
     }
     let has_lock = |disk: &Disk| disk.list().is_ok_and(|names| names.iter().any(|name| name == LOCK_FILE));
     let mut locks = Vec::with_capacity(disks.len());
+    is_new &= !config.start_read_only;
     for (path, disk) in disks.iter().filter(|(_, disk)| is_new || has_lock(disk)) {
-        locks.extend(lock(core, path, disk).await?);
+        locks.extend(lock(core, path, disk, config.start_read_only).await?);
     }
     Ok(locks)
 }
@@ -176,7 +184,7 @@ async fn lock_members(
     for ((place, path), state) in (0..).map(DiskIndex).zip(&deployment.paths).zip(deployment.states()) {
         let Some(path) = path.as_ref().filter(|_| state != MemberState::Out) else { continue };
         if let Ok(disk) = Disk::open(core, path)
-            && let Some(lock) = lock(core, path, &disk).await?
+            && let Some(lock) = lock(core, path, &disk, deployment.read_only).await?
         {
             locks.push((place, lock));
         }
@@ -184,11 +192,17 @@ async fn lock_members(
     Ok(locks)
 }
 
-/// Takes a disk's lock. That of a process that was killed is free once the kernel has ended its writes.
-async fn lock(core: &Core, path: &Path, disk: &Disk) -> Result<Option<DiskLock>, StartError> {
+/// Takes a disk's lock, without writing anything if it is for reading alone. That of a process that was killed is free once the kernel has ended its writes.
+async fn lock(
+    core: &Core,
+    path: &Path,
+    disk: &Disk,
+    read_only: bool,
+) -> Result<Option<DiskLock>, StartError> {
     let patience = core.now() + LOCK_WAIT_MAX;
     loop {
-        match disk.lock(LOCK_FILE) {
+        let taken = if read_only { disk.lock_existing(LOCK_FILE) } else { disk.lock(LOCK_FILE) };
+        match taken {
             Ok(lock) => return Ok(Some(lock)),
             Err(error) if error.kind() != ErrorKind::WouldBlock => {
                 tracing::warn!(path = %path.display(), %error, "the disk cannot be locked");
@@ -222,7 +236,11 @@ async fn deployment(core: &Core, shared: &Shared) -> Result<Arc<Deployment>, Sta
         metadata: (config.metadata_count > 0).then_some((config.metadata_count, metadata_class)),
     };
     let missing = if config.start_degraded { MissingDisks::AreLost } else { MissingDisks::MayHaveGoneOn };
-    let prepared = Deployment::prepare_without(core, &config.disks, class, &options, missing).await;
+    let prepared = if config.start_read_only {
+        Deployment::prepare_for_reading(core, &config.disks, missing).await
+    } else {
+        Deployment::prepare_without(core, &config.disks, class, &options, missing).await
+    };
     let deployment = prepared.map_err(StartError::Deployment)?;
     Ok(Arc::clone(shared.deployment.get_or_init(|| deployment)))
 }
@@ -245,8 +263,25 @@ fn readiness(engine: &Engine) -> Readiness {
         Some(count) => {
             Readiness { ready: true, json: format!("{{\"ready\":true,\"failures_tolerated\":{count}}}") }
         }
+        None if engine.is_read_only() => {
+            Readiness { ready: false, json: "{\"ready\":false,\"read_only\":true}".to_owned() }
+        }
         None => Readiness { ready: false, json: "{\"ready\":false}".to_owned() },
     }
+}
+
+/// What the operator is told of a start that writes nothing.
+fn what_can_be_read(engine: &Engine) -> String {
+    let deployment = engine.deployment();
+    let missing: Vec<_> = deployment.missing.iter().map(ToString::to_string).collect();
+    let unserved: Vec<_> = engine.unserved().iter().map(|(shard, _)| shard.to_string()).collect();
+    let missing = if missing.is_empty() { "all disks are there".to_owned() } else { missing.join(", ") };
+    let mut text = format!("READ-ONLY, nothing is written to any disk: {missing}");
+    if !unserved.is_empty() {
+        let (unserved, count) = (unserved.join(", "), deployment.superblock.shard_count);
+        text.push_str(&format!("; of {count} shards, these cannot be served: {unserved}"));
+    }
+    text
 }
 
 /// What the operator is told of how many disks may fail.

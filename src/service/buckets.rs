@@ -39,7 +39,7 @@ pub(super) async fn list_buckets(
     context.reserve(context.engine().buckets().len().min(count_max) * ENTRY_LEN).await?;
     let service = &context.service;
     let is_elsewhere = parameters.bucket_region.as_deref().is_some_and(|region| region != service.region());
-    let all = if is_elsewhere { Vec::new() } else { context.engine().buckets().all() };
+    let all = if is_elsewhere { Vec::new() } else { context.engine().all_buckets()? };
     let (page, truncated) = page_of(&all, &parameters);
     let entries: Vec<_> = page
         .iter()

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use basalt_engine::Engine;
 use basalt_engine::body::budget::Permit;
 use basalt_engine::value::Bucket;
+use basalt_engine::{Engine, EngineError};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
@@ -94,12 +94,14 @@ impl Service {
     /// The bucket called `name`.
     ///
     /// # Errors
-    /// `NoSuchBucket`.
+    /// `NoSuchBucket`; `ServiceUnavailable` when nobody can say whether there is one.
     pub(super) fn bucket(&self, name: &BucketName) -> Result<Rc<Bucket>> {
-        self.engine
-            .buckets()
-            .get(name.as_str())
-            .ok_or_else(|| S3Error::new(ErrorCode::NoSuchBucket).with("BucketName", name.as_str()).into())
+        self.engine.bucket(name.as_str()).map_err(|error| match error {
+            EngineError::NoSuchBucket => {
+                S3Error::new(ErrorCode::NoSuchBucket).with("BucketName", name.as_str()).into()
+            }
+            other => other.into(),
+        })
     }
 
     /// Who owns every bucket and object.

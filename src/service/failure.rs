@@ -18,6 +18,7 @@ const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("1");
 /// To whoever writes while disks are lost.
 const WRITES_REFUSED: &str =
     "Writes are refused while too few disks are available. Reads go on as far as possible.";
+const READ_ONLY: &str = "The server was started read-only: nothing is written.";
 /// To whoever reads what is on lost disks alone.
 const NOT_READABLE: &str = "Too many of the disks that hold what was asked for are not available.";
 
@@ -112,6 +113,7 @@ fn answer_to(error: &EngineError) -> (S3Error, bool) {
         EngineError::Closed | EngineError::MembersChanged => ErrorCode::ServiceUnavailable,
         // It shows in the readiness and in the metrics; a line per request would say no more.
         EngineError::Degraded { .. } => return (unavailable(WRITES_REFUSED), false),
+        EngineError::ReadOnly => return (unavailable(READ_ONLY), false),
         EngineError::DisksFail { .. } => return (unavailable(WRITES_REFUSED), false),
         EngineError::Unreadable { .. } => return (unavailable(NOT_READABLE), true),
         EngineError::ShardFailed { .. } => return (unavailable(WRITES_REFUSED), true),
@@ -165,6 +167,7 @@ mod tests {
             (EngineError::Body(BodyError::Failed(Box::new(BodyError::NoSpace))), 507, "InsufficientStorage"),
             (EngineError::Body(BodyError::Malformed { what: "x" }), 500, "InternalError"),
             (EngineError::NoSuchUpload, 404, "NoSuchUpload"),
+            (EngineError::ReadOnly, 503, "ServiceUnavailable"),
             (EngineError::DisksFail { disks: vec![DiskIndex(1)] }, 503, "ServiceUnavailable"),
             (of(Fault::Absent), 503, "ServiceUnavailable"),
             (of(Fault::Checksum { got: 1, expected: 2 }), 500, "InternalError"),

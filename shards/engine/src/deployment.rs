@@ -91,6 +91,10 @@ pub struct Deployment {
     pub spares: Vec<PathBuf>,
     /// It was formatted just now.
     pub fresh: bool,
+    /// It is for reading alone: nothing is written to any disk.
+    pub read_only: bool,
+    /// Members that are not counted on, and why.
+    pub missing: Vec<Missing>,
     /// Made by the first core that starts.
     flushes: OnceLock<Arc<Flushes>>,
 }
@@ -192,7 +196,8 @@ impl std::fmt::Display for OpenError {
             ),
             OpenError::TooFew { in_sync, needed, missing } => {
                 write!(f, "{in_sync} disks hold all they should, {needed} are needed")?;
-                missing.iter().try_for_each(|missing| write!(f, "; {missing}"))
+                missing.iter().try_for_each(|missing| write!(f, "; {missing}"))?;
+                write!(f, "; what the others have can be read with --start-read-only")
             }
             OpenError::MayHaveGoneOn { missing } => {
                 write!(f, "the missing disks may hold newer data than those that are there")?;
@@ -314,18 +319,7 @@ impl Deployment {
         options: &FormatOptions,
         missing: MissingDisks,
     ) -> Result<Arc<Deployment>, OpenError> {
-        let mut disks = Vec::with_capacity(paths.len());
-        let mut unreachable = Vec::new();
-        for path in paths {
-            let found = match Disk::open(core, path) {
-                Ok(disk) => inspect(core, &disk).await.map(|state| (disk, state)),
-                Err(error) => Err(error),
-            };
-            match found {
-                Ok((disk, state)) => disks.push((path.clone(), disk, state)),
-                Err(error) => unreachable.push((path.clone(), error)),
-            }
-        }
+        let (disks, mut unreachable) = look_at(core, paths).await;
         if disks.iter().any(|(_, _, state)| is_ready(state)) {
             let mut opening = open::Opening::new(core, paths, disks, unreachable, class, missing)?;
             return opening.open().await.map(Arc::new);
@@ -336,6 +330,47 @@ impl Deployment {
         refuse_strangers(&disks)?;
         format(core, disks, class, options).await.map(Arc::new)
     }
+
+    /// Opens formatted disks for reading alone, however many are missing; nothing is written to any of them. The caller holds the
+    /// locks of those that can be locked.
+    ///
+    /// # Errors
+    /// As [`Deployment::prepare`]; also when no member is there that holds all it should.
+    pub async fn prepare_for_reading(
+        core: &Core,
+        paths: &[PathBuf],
+        missing: MissingDisks,
+    ) -> Result<Arc<Deployment>, OpenError> {
+        let (disks, unreachable) = look_at(core, paths).await;
+        if !disks.iter().any(|(_, _, state)| is_ready(state)) {
+            let mut reason = "nothing to be read: no disk of a deployment is there".to_owned();
+            for (path, error) in unreachable {
+                reason.push_str(&format!("; {}: {error}", path.display()));
+            }
+            return Err(OpenError::Layout(reason));
+        }
+        let mut opening = open::Opening::new(core, paths, disks, unreachable, DiskClass::Flash, missing)?;
+        opening.open_for_reading().map(Arc::new)
+    }
+}
+
+/// Disks with what they hold, and paths where none can be looked at.
+type LookedAt = (Vec<(PathBuf, Disk, DiskState)>, Vec<(PathBuf, io::Error)>);
+
+async fn look_at(core: &Core, paths: &[PathBuf]) -> LookedAt {
+    let mut disks = Vec::with_capacity(paths.len());
+    let mut unreachable = Vec::new();
+    for path in paths {
+        let found = match Disk::open(core, path) {
+            Ok(disk) => inspect(core, &disk).await.map(|state| (disk, state)),
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok((disk, state)) => disks.push((path.clone(), disk, state)),
+            Err(error) => unreachable.push((path.clone(), error)),
+        }
+    }
+    (disks, unreachable)
 }
 
 fn on(path: &Path, error: io::Error) -> OpenError {
@@ -442,6 +477,8 @@ async fn format(
         unclaimed: Vec::new(),
         spares: Vec::new(),
         fresh: true,
+        read_only: false,
+        missing: Vec::new(),
         flushes: OnceLock::new(),
     })
 }

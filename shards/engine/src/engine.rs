@@ -7,25 +7,27 @@
 mod body;
 mod buckets;
 mod damage;
+mod files;
 mod membership;
 pub mod objects;
+mod reading;
 mod superblocks;
 mod uploads;
 mod write;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use basalt_reactor::disk::DiskLock;
 use basalt_reactor::mesh::{Incoming, Port};
-use basalt_reactor::{Core, CoreId, Disk};
+use basalt_reactor::{Core, CoreId};
 
 pub use self::body::{BodyReader, ObjectReader};
 use self::damage::{Reports, note_damage};
+use self::files::{open_disks, open_files};
 use self::membership::Membership;
 pub use self::membership::{
     Absence, DiskFigures, DiskOrder, DiskReport, DiskStatus, OrderError, RebuildStatus,
@@ -35,12 +37,12 @@ use crate::body::budget::{BudgetUse, Permit};
 use crate::body::directory::Origin;
 use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor, OnDamage};
 use crate::buckets::Buckets;
-use crate::deployment::{Deployment, shard_file};
+use crate::deployment::Deployment;
 use crate::error::EngineError;
 use crate::extent::flushes::CoreFlushes;
 use crate::extent::members::{MemberState, Members};
 use crate::extent::reads::{DiskReads, ReadCounts};
-use crate::extent::{ArenaFiles, DiskFiles, DiskIndex};
+use crate::extent::{ArenaFiles, DiskIndex};
 use crate::request::{Ask, Reply, Request};
 use crate::shard::collect::Collector;
 use crate::shard::recovery::{Recovered, ShardContext};
@@ -66,6 +68,8 @@ struct Inner {
     deployment: Arc<Deployment>,
     core_count: u16,
     port: Port<Request, Reply>,
+    /// Shards, of whichever core, that cannot be read in a deployment that is opened for reading alone, and why.
+    unserved: RefCell<BTreeMap<u16, EngineError>>,
     /// The shards this core runs.
     shards: RefCell<BTreeMap<u16, Rc<Shard>>>,
     /// By shard, once all of this core's are open.
@@ -148,11 +152,15 @@ impl Engine {
         let superblock = &deployment.superblock;
         let members = Members::new(superblock.epoch, deployment.states(), superblock.groups());
         members.set_excluder(membership::excluder(&port));
+        if deployment.read_only {
+            members.set_read_only();
+        }
         members.set_write_quorum(options.write_quorum.map_or(0, usize::from));
         let inner = Rc::new(Inner {
             core: core.clone(),
             core_count,
             port,
+            unserved: RefCell::default(),
             shards: RefCell::default(),
             access: OnceCell::new(),
             files: RefCell::default(),
@@ -183,7 +191,9 @@ impl Engine {
             pump.await;
             return Err(error);
         }
-        engine.rebuild_disks_behind();
+        if !engine.is_read_only() {
+            engine.rebuild_disks_behind();
+        }
         if engine.inner.membership.is_some() {
             core.spawn(engine.clone().watch_members());
         }
@@ -193,6 +203,7 @@ impl Engine {
     /// Opens this core's shards, and waits until those of the others serve too.
     async fn serve_all(&self) -> Result<(), EngineError> {
         self.open_shards().await?;
+        self.tell_unserved().await?;
         self.share_buckets().await?;
         self.inner.buckets_told.set(true);
         self.inner.told.notify();
@@ -203,13 +214,7 @@ impl Engine {
     async fn open_shards(&self) -> Result<(), EngineError> {
         let Inner { core, deployment, core_count, port, members, reads, .. } = &*self.inner;
         let superblock = &deployment.superblock;
-        let mut disks = Vec::with_capacity(deployment.disk_count());
-        for (path, state) in deployment.paths.iter().zip(deployment.states()) {
-            let open = |path: &PathBuf| Disk::open(core, path).map_err(|error| at(&path.display(), &error));
-            // One that is out is of no use, whether it is there or not.
-            let path = path.as_ref().filter(|_| state != MemberState::Out);
-            disks.push(path.map(open).transpose()?);
-        }
+        let disks = open_disks(core, deployment)?;
         let flushes = CoreFlushes::new(deployment.flushes(*core_count), core.id());
         let reports = Reports::new(core.clone(), port.clone());
         let collection_core = self.inner.body_core.for_collection(&superblock.geometry);
@@ -231,23 +236,37 @@ impl Engine {
                     buckets: Rc::clone(&self.inner.buckets),
                     // The arena is the other half of a core's memory.
                     memory: core.arena().usage().capacity / owned,
+                    read_only: deployment.read_only,
                 };
-                let (shard, found) = Shard::open(context).await?;
-                self.inner.shards.borrow_mut().insert(id, shard);
-                recovered.push((id, found));
+                let opened = if deployment.read_only {
+                    Shard::open_for_reading(context).await
+                } else {
+                    Shard::open(context).await
+                };
+                match opened {
+                    Ok((shard, found)) => {
+                        self.inner.shards.borrow_mut().insert(id, shard);
+                        recovered.push((id, found));
+                    }
+                    // The others can be read nevertheless.
+                    Err(error) if deployment.read_only => self.note_unserved(id, &files, &error),
+                    Err(error) => return Err(error),
+                }
             }
             let lessor = Rc::new(MeshLessor { core: core.clone(), port: port.clone(), owner, shard: id });
             let origin = Origin { shard: id, epoch: superblock.epoch, secret: superblock.hash_seed };
             let bodies = Bodies::new(Rc::clone(&self.inner.body_core), files, lessor, origin);
             let own = self.own_shard(id);
-            if let Some(own) = &own {
+            // Whatever works in the background writes.
+            let at_work = own.as_ref().filter(|_| !deployment.read_only);
+            if let Some(own) = at_work {
                 core.spawn(Rc::clone(own).run_repairs(Rc::clone(&bodies)));
                 let tell = membership::tell_rebuilt(port, id);
                 core.spawn(Rc::clone(own).run_rebuilds(Rc::clone(&bodies), tell));
             }
             let note = note_damage(core, &self.inner.damage, &self.inner.corrupt);
             let on_damage = reports.clone().for_shard(id, owner, own.clone(), Rc::clone(members), note);
-            if let Some(own) = &own {
+            if let Some(own) = at_work {
                 let collector = Collector::new(own, &collection_core, origin, Rc::clone(&on_damage));
                 core.spawn(collector.run());
             }
@@ -265,7 +284,12 @@ impl Engine {
             match request {
                 Request::Shard { shard, ask } => {
                     // Dropped unanswered when the shard is not here: a caller with another map, which is a bug there.
-                    let Some(shard) = self.own_shard(shard) else { continue };
+                    let Some(shard) = self.own_shard(shard) else {
+                        if let Err(error) = self.check_served(shard) {
+                            reply.send(Reply::Refused(error));
+                        }
+                        continue;
+                    };
                     if !ask.is_write() {
                         self.inner.core.spawn(async move { reply.send(shard.serve(ask).await) });
                         continue;
@@ -291,6 +315,10 @@ impl Engine {
                 }
                 Request::BucketChanged(bucket) => {
                     self.inner.buckets.insert(bucket);
+                    reply.send(Reply::Done(Ok(())));
+                }
+                Request::ShardUnserved { shard, error } => {
+                    self.inner.unserved.borrow_mut().insert(shard, error);
                     reply.send(Reply::Done(Ok(())));
                 }
                 Request::BucketGone(id) => {
@@ -418,7 +446,8 @@ impl Engine {
     #[must_use]
     pub fn failures_tolerated(&self) -> Option<u8> {
         let spare = self.inner.members.tolerated()?;
-        self.are_shards_healthy().then_some(u8::try_from(spare).expect("a group has at most 240 disks"))
+        (self.are_shards_healthy() && !self.is_read_only())
+            .then_some(u8::try_from(spare).expect("a group has at most 240 disks"))
     }
 
     fn are_shards_healthy(&self) -> bool {
@@ -458,6 +487,9 @@ impl Engine {
     /// Verifies everything at rest in this core's shards, over and over, each time within `deadline`; on the first core the
     /// superblocks too. To be called once.
     pub fn start_scrub(&self, deadline: Duration) {
+        if self.is_read_only() {
+            return;
+        }
         if self.inner.membership.is_some() {
             self.inner.core.spawn(self.clone().scrub_superblocks(deadline));
         }
@@ -502,6 +534,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::checkpoint`].
     pub async fn checkpoint_own(&self) -> Result<(), EngineError> {
+        if self.is_read_only() {
+            return Ok(());
+        }
         let running: Vec<_> = self
             .inner
             .shards
@@ -541,6 +576,7 @@ impl Engine {
     }
 
     async fn ask(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
+        self.check_served(shard)?;
         let is_write = ask.is_write();
         if let Some(own) = self.own_shard(shard) {
             if is_write {
@@ -595,44 +631,6 @@ impl Engine {
 /// The core that runs a shard: shards are dealt to the cores in turn, whatever their numbers are.
 fn owner_of(shard: u16, core_count: u16) -> CoreId {
     CoreId(shard % core_count)
-}
-
-fn at(what: &dyn std::fmt::Display, error: &std::io::Error) -> EngineError {
-    EngineError::Damaged(format!("{what}: {error}"))
-}
-
-fn open_files(
-    deployment: &Deployment,
-    disks: &[Option<Disk>],
-    shard: u16,
-    members: &Rc<Members>,
-    flushes: &Rc<CoreFlushes>,
-    reads: &Rc<DiskReads>,
-) -> Result<Rc<ArenaFiles>, EngineError> {
-    let mut files = Vec::with_capacity(disks.len());
-    for (disk, index) in disks.iter().zip(0..) {
-        let is_out = members.state(DiskIndex(index)) == MemberState::Out;
-        let disk = disk.as_ref().filter(|_| !is_out);
-        files.push(disk.map(|disk| open_disk_files(disk, shard)).transpose()?);
-    }
-    let (geometry, home) = (deployment.superblock.geometry, deployment.superblock.home_of(shard));
-    let members = (Rc::clone(members), home);
-    Ok(ArenaFiles::of_members(geometry, files, members, Rc::clone(flushes), Rc::clone(reads)))
-}
-
-/// The files of a shard on one disk.
-fn open_disk_files(disk: &Disk, shard: u16) -> Result<DiskFiles, EngineError> {
-    let open = |kind| {
-        let name = shard_file(shard, kind);
-        disk.open_file(&name).map_err(|error| at(&name, &error))
-    };
-    Ok(DiskFiles {
-        root: open("root")?,
-        log: open("log")?,
-        data: open("data")?,
-        table: open("table")?,
-        disk: disk.clone(),
-    })
 }
 
 /// The owning shard as a writer on this core sees it.

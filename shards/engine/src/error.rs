@@ -36,6 +36,8 @@ pub enum EngineError {
         in_sync: usize,
         needed: usize,
     },
+    /// The deployment was opened for reading alone.
+    ReadOnly,
     /// Disks fail that their sets cannot do without: nothing is written. What was asked for has not happened, or, where it was
     /// under way already, may still happen.
     DisksFail {
@@ -74,6 +76,7 @@ impl std::fmt::Display for EngineError {
             EngineError::Degraded { in_sync, needed } => {
                 write!(f, "{in_sync} disks are in sync, and writes want {needed}")
             }
+            EngineError::ReadOnly => write!(f, "it was started read-only"),
             EngineError::DisksFail { disks } => {
                 write!(f, "nothing is written while too many disks fail ({})", places(disks))
             }

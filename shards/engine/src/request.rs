@@ -28,6 +28,8 @@ pub enum Request {
     AwaitBuckets,
     /// To every core: a bucket's record is this from now on.
     BucketChanged(Bucket),
+    /// To every core: this shard cannot be read, and why.
+    ShardUnserved { shard: u16, error: EngineError },
     /// To every core: this bucket is gone.
     BucketGone(u64),
     /// To the first core: take the disk out of the set.

@@ -93,6 +93,18 @@ impl Disk {
         Ok(DiskLock { _world })
     }
 
+    /// As [`Disk::lock`], of a lock file that is there: nothing is written, and the file system may be mounted read-only.
+    ///
+    /// # Errors
+    /// As [`Disk::lock`]; `NotFound`.
+    pub fn lock_existing(&self, name: &str) -> io::Result<DiskLock> {
+        let _world = match &self.world {
+            DiskWorld::Ring(disk) => LockWorld::Ring { _held: disk.lock_existing(name)? },
+            DiskWorld::Sim(disk) => LockWorld::Sim { _held: disk.lock(name)? },
+        };
+        Ok(DiskLock { _world })
+    }
+
     /// Names of the files in the disk, sorted.
     ///
     /// # Errors

@@ -140,6 +140,9 @@ fn table(report: &Value) -> String {
         out.push_str(&format!("{}: {}\n", text("path"), text("reason")));
     }
     match report.get("failures_tolerated") {
+        Some(Value::Null) if report["read_only"] == true => {
+            out.push_str("the server was started read-only: nothing is written\n");
+        }
         Some(Value::Null) => out.push_str("writes are refused: too few disks hold all they should\n"),
         Some(count) => out.push_str(&format!("{count} more disks may fail\n")),
         None => out.push_str(&format!("no server was asked; as of epoch {}\n", report["epoch"])),

@@ -25,7 +25,7 @@ pub async fn inspect(core: &Core, disk: &Disk) -> io::Result<DiskState> {
             None => DiskState::Empty,
         });
     }
-    let file = disk.open_file(SUPERBLOCK_FILE)?;
+    let file = disk.open_file_for_reading(SUPERBLOCK_FILE)?;
     let mut newest: Option<Superblock> = None;
     let (mut reasons, mut refused, mut blank, mut is_newer) = (Vec::new(), Vec::new(), 0, false);
     for copy in 0..2u64 {
@@ -73,7 +73,7 @@ pub async fn inspect(core: &Core, disk: &Disk) -> io::Result<DiskState> {
 /// Formatting leaves logs without a byte; one that has grown belonged to a disk that served.
 fn log_with_data<'a>(disk: &Disk, names: &'a [String]) -> io::Result<Option<&'a String>> {
     for name in names.iter().filter(|name| is_own(name) && name.ends_with(".log")) {
-        if disk.open_file(name)?.len()? > 0 {
+        if disk.open_file_for_reading(name)?.len()? > 0 {
             return Ok(Some(name));
         }
     }

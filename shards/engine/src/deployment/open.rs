@@ -115,6 +115,22 @@ impl<'a> Opening<'a> {
         })
     }
 
+    /// The deployment as the newest epoch has it, without those that are not counted on. Of one that is behind nothing is
+    /// believed, so it is as good as missing.
+    pub(super) fn open_for_reading(&mut self) -> Result<Deployment, OpenError> {
+        let mut states = self.states();
+        self.check_newest(&states)?;
+        let missing = self.missing(&states);
+        if !states.contains(&MemberState::InSync) {
+            return Err(OpenError::TooFew { in_sync: 0, needed: 1, missing });
+        }
+        let mut superblock = self.newest.clone();
+        for (member, state) in superblock.members.iter_mut().zip(&mut states) {
+            member.state = if *state == MemberState::InSync { *state } else { MemberState::Out };
+        }
+        Ok(Deployment { read_only: true, missing, ..self.finish(superblock) })
+    }
+
     /// Starts the next epoch on every disk that takes it.
     pub(super) async fn open(&mut self) -> Result<Deployment, OpenError> {
         // A disk that refuses is missing, and the others are asked anew whether they are enough.
@@ -186,6 +202,12 @@ impl<'a> Opening<'a> {
                 return Err(OpenError::TooFew { in_sync, needed, missing: self.missing(states) });
             }
         }
+        self.check_newest(states)
+    }
+
+    /// Whether the missing disks can have gone on without those that are there.
+    fn check_newest(&self, states: &[MemberState]) -> Result<(), OpenError> {
+        let groups = self.newest.groups();
         let unseen = |place: usize| !self.present.contains_key(&place) && !self.failed.contains_key(&place);
         let elsewhere = |(place, member): (usize, &Member)| match member.state {
             MemberState::InSync if unseen(place) => MemberState::InSync,
@@ -352,6 +374,8 @@ impl<'a> Opening<'a> {
             spares: self.spares.clone(),
             superblock,
             fresh: false,
+            read_only: false,
+            missing: Vec::new(),
             flushes: OnceLock::new(),
         }
     }

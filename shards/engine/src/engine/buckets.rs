@@ -11,6 +11,28 @@ use crate::request::{Ask, BucketChange, Reply, Request};
 use crate::value::Bucket;
 
 impl Engine {
+    /// The bucket called `name`.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchBucket`]; [`EngineError::Unreadable`] when nobody can say whether there is one.
+    pub fn bucket(&self, name: &str) -> Result<Rc<Bucket>, EngineError> {
+        match self.inner.buckets.get(name) {
+            Some(bucket) => Ok(bucket),
+            None => self.check_served(self.home_of(name)).and(Err(EngineError::NoSuchBucket)),
+        }
+    }
+
+    /// All buckets, by name.
+    ///
+    /// # Errors
+    /// [`EngineError::Unreadable`] when there may be others.
+    pub fn all_buckets(&self) -> Result<Vec<Rc<Bucket>>, EngineError> {
+        match self.unserved().into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(self.inner.buckets.all()),
+        }
+    }
+
     /// Creates a bucket.
     ///
     /// # Errors
@@ -172,7 +194,7 @@ impl Engine {
                 continue;
             }
             let mut bucket = (*bucket).clone();
-            if std::mem::take(&mut bucket.deleting) {
+            if std::mem::take(&mut bucket.deleting) && !self.is_read_only() {
                 done(self.ask(home, Ask::StoreBucket(Box::new(bucket.clone()))).await?)?;
             }
             self.tell_all(&bucket).await?;

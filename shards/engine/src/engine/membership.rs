@@ -30,8 +30,9 @@ use self::figures::Ledger;
 pub use self::figures::{Absence, DiskFigures, DiskReport, DiskStatus, RebuildStatus};
 pub use self::orders::{DiskOrder, OrderError};
 use self::watch::Distrust;
+use super::files::{Access, open_disk_files};
 use super::superblocks::SuperblockFiles;
-use super::{Engine, EngineOptions, open_disk_files};
+use super::{Engine, EngineOptions};
 use crate::deployment::{Deployment, LOCK_FILE, SUPERBLOCK_FILE, write_superblock};
 use crate::error::EngineError;
 use crate::extent::DiskIndex;
@@ -159,6 +160,10 @@ impl Engine {
 
     /// Takes `disk`, which failed, out of the set; `false` when too few would be left.
     pub(super) async fn exclude(&self, disk: DiskIndex, reason: &str) -> bool {
+        // There are no epochs.
+        if self.is_read_only() {
+            return false;
+        }
         self.take_out(disk, reason, Cause::Failure).await.is_ok()
     }
 
@@ -380,7 +385,7 @@ impl Engine {
         let lock = opened.lock(LOCK_FILE).map_err(failed)?;
         let all = self.inner.files.borrow().clone();
         for (files, shard) in all.iter().zip(0..) {
-            files.set_disk(disk, Some(Rc::new(open_disk_files(&opened, shard)?)));
+            files.set_disk(disk, Some(Rc::new(open_disk_files(&opened, shard, Access::Writes)?)));
         }
         let shards: Vec<_> = self.inner.shards.borrow().values().cloned().collect();
         for shard in shards {

@@ -66,6 +66,8 @@ pub struct Members {
     unanswered: RefCell<Vec<u32>>,
     /// Members that fail or are away and that the set cannot do without, as the first core says.
     failing: RefCell<Vec<Failing>>,
+    /// Nothing is written at all.
+    read_only: Cell<bool>,
     /// Some shard, on whichever core, takes no writes any more.
     shards_fail: Cell<bool>,
     groups: RefCell<Rc<Groups>>,
@@ -87,6 +89,7 @@ impl Members {
             unanswered: none.clone(),
             silent: none,
             failing: RefCell::default(),
+            read_only: Cell::new(false),
             shards_fail: Cell::new(false),
             write_quorum: Cell::new(0),
             changed: RareEvent::default(),
@@ -97,6 +100,11 @@ impl Members {
     /// Who is asked to take a disk out. Without one, none ever is.
     pub fn set_excluder(&self, excluder: Excluder) {
         *self.excluder.borrow_mut() = Some(excluder);
+    }
+
+    /// From here on no write is taken.
+    pub(crate) fn set_read_only(&self) {
+        self.read_only.set(true);
     }
 
     /// How many members of each group must be in sync for [`Members::take_writes`].
@@ -112,8 +120,11 @@ impl Members {
     /// Whether clients' writes are taken.
     ///
     /// # Errors
-    /// [`EngineError::Degraded`], [`EngineError::DisksFail`].
+    /// [`EngineError::ReadOnly`], [`EngineError::Degraded`], [`EngineError::DisksFail`].
     pub(crate) fn take_writes(&self) -> Result<(), EngineError> {
+        if self.read_only.get() {
+            return Err(EngineError::ReadOnly);
+        }
         let lost = self.lost();
         if !lost.is_empty() {
             return Err(EngineError::DisksFail { disks: lost });

@@ -4,6 +4,8 @@
 //! again first, under the new epoch and on every replica, before a root moves past it. Only then does the shard
 //! serve. A crash anywhere in here leaves the older root in force, and recovery starts over.
 
+mod reading;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -51,6 +53,8 @@ pub(crate) struct ShardContext {
     pub(crate) buckets: Rc<Buckets>,
     /// Bytes that the index may take for memtables and cache, roughly.
     pub(crate) memory: usize,
+    /// Nothing may be written.
+    pub(crate) read_only: bool,
 }
 
 /// What recovery found, for the log and the operator.
@@ -68,6 +72,22 @@ impl Shard {
     /// [`EngineError::Damaged`] with the evidence; nothing on disk that the shard needs has changed then.
     pub(crate) async fn open(context: ShardContext) -> Result<(Rc<Shard>, Recovered), EngineError> {
         settle_roots(&context).await?;
+        let (shard, replayed) = Shard::recover(context).await?;
+        let recovered = replayed.found;
+        let log = shard.start_epoch(replayed).await?;
+        shard.commits.set_durable_to(log.position());
+        shard.load_buckets().await?;
+        shard.space.opened();
+        let core = shard.core.clone();
+        core.spawn(Rc::clone(&shard).run_log(log));
+        core.spawn(Rc::clone(&shard).run_spares());
+        core.spawn(Rc::clone(&shard).run_background());
+        core.spawn(Rc::clone(&shard).run_janitor());
+        Ok((shard, recovered))
+    }
+
+    /// The shard as its newest root and the log behind it have it, but for the last batch.
+    async fn recover(context: ShardContext) -> Result<(Rc<Shard>, Replayed), EngineError> {
         let root = newest_root(&context).await?;
         let manifest = read_manifest(&context, &root).await?;
         let mut table = ExtentTable::new(*context.files.geometry(), root.next_extent);
@@ -101,7 +121,6 @@ impl Shard {
         )
         .await?;
         let replayed = replay(&context, &root, &manifest, &index, &space).await?;
-        let recovered = replayed.found;
         let rebuilds = root.rebuilds.clone();
         let shard = Rc::new(Shard {
             id: context.id,
@@ -136,16 +155,7 @@ impl Shard {
             checkpoint_done: Default::default(),
             checkpoints: Cell::new(0),
         });
-        let log = shard.start_epoch(replayed).await?;
-        shard.commits.set_durable_to(log.position());
-        shard.load_buckets().await?;
-        shard.space.opened();
-        let core = shard.core.clone();
-        core.spawn(Rc::clone(&shard).run_log(log));
-        core.spawn(Rc::clone(&shard).run_spares());
-        core.spawn(Rc::clone(&shard).run_background());
-        core.spawn(Rc::clone(&shard).run_janitor());
-        Ok((shard, recovered))
+        Ok((shard, replayed))
     }
 
     /// Starts the log of the new epoch with the last batch of the old one, and puts a root behind it.
@@ -294,6 +304,9 @@ async fn replay(
                 occupy_opened(&last.records, &mut space.extents.borrow_mut());
             }
             refuse_unreached_batches(context, space, reader.next_sequence()).await?;
+            if context.read_only {
+                return Ok(replayed);
+            }
             reader
                 .settle()
                 .await

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use basalt_engine::deployment::MissingDisks;
@@ -149,6 +150,25 @@ impl Cluster {
         started.err().unwrap_or_else(|| panic!("{names:?} are opened"))
     }
 
+    /// What the disks of these names have, and not a byte written to them. A refusal says why.
+    pub(crate) async fn start_reading(
+        cores: Vec<Core>,
+        names: &[String],
+        missing: MissingDisks,
+    ) -> Result<Cluster, String> {
+        let core = &cores[0];
+        let paths = names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let mut locks = Vec::new();
+        for path in &paths {
+            let Ok(disk) = Disk::open(core, path) else { continue };
+            locks.extend(disk.lock_existing("lock").ok());
+        }
+        let deployment = Deployment::prepare_for_reading(core, &paths, missing)
+            .await
+            .map_err(|error| error.to_string())?;
+        Cluster::start_engines(&cores, &deployment, locks, Options::default()).await
+    }
+
     async fn start_without(
         cores: Vec<Core>,
         names: &[String],
@@ -178,12 +198,21 @@ impl Cluster {
         let deployment = Deployment::prepare_without(core, &paths, DiskClass::Flash, &format, missing)
             .await
             .map_err(|error| error.to_string())?;
+        Cluster::start_engines(&cores, &deployment, locks, options).await
+    }
+
+    async fn start_engines(
+        cores: &[Core],
+        deployment: &Arc<Deployment>,
+        locks: Vec<DiskLock>,
+        options: Options,
+    ) -> Result<Cluster, String> {
         let count = u16::try_from(cores.len()).expect("few cores");
         let seeds = mesh::seeds::<Request, Reply>(count);
         let mut starting = Vec::new();
         for (core, seed) in cores.iter().zip(seeds) {
             let port = seed.attach(core);
-            let (core, deployment) = (core.clone(), deployment.clone());
+            let (core, deployment) = (core.clone(), Arc::clone(deployment));
             starting.push(
                 core.clone()
                     .spawn(async move { Engine::start_with(&core, deployment, count, port, options).await }),

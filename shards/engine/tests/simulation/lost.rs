@@ -5,12 +5,14 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
+use basalt_engine::deployment::MissingDisks;
 use basalt_engine::{Engine, EngineError};
 use basalt_reactor::sim::{Crash, DiskHandle, Random, World};
 
 use crate::client::{BUCKET, Client, Outcome, Shared, check, drain, draw_content, run_client};
 use crate::cluster::{Cluster, Layout};
 use crate::members::{Leaving, parity};
+use crate::startup::contents_of;
 
 const CAPACITY: u64 = 96 << 20;
 
@@ -127,6 +129,38 @@ async fn insist(engine: Engine, shared: Rc<Shared>, mut random: Random, patience
     }
 }
 
+/// Reads every key and lists them, where errors are answers, and finds that nothing can be written.
+pub(crate) async fn read_all(cluster: &Cluster, shared: &Rc<Shared>, random: &mut Random) {
+    for engine in &cluster.engines {
+        let refused = engine.create_bucket("refused", Vec::new()).await.err();
+        assert_eq!(refused, Some(EngineError::ReadOnly));
+        assert_eq!(engine.failures_tolerated(), None);
+    }
+    let engine = cluster.any(random);
+    let bucket = match engine.bucket(BUCKET) {
+        Ok(bucket) => bucket.id,
+        Err(EngineError::NoSuchBucket) => {
+            assert_eq!(shared.outcome.borrow().acknowledged, 0, "the bucket is gone with its objects");
+            return;
+        }
+        Err(error) => return shared.note_failure("bucket", &error),
+    };
+    let client = Client { engine: engine.clone(), shared: Rc::clone(shared), bucket };
+    let keys = shared.model.borrow().keys();
+    for key in &keys {
+        client.read(key, random).await;
+        let refused = engine.delete(bucket, key.as_bytes(), None).await.err();
+        let is_refused = matches!(refused, Some(EngineError::ReadOnly | EngineError::Unreadable { .. }));
+        assert!(is_refused, "{refused:?}");
+        shared.outcome.borrow_mut().refused += 1;
+    }
+    client.list(random).await;
+    client.put("refused", random).await;
+    // Whatever would work in the background has had its time.
+    engine.core().sleep(Duration::from_secs(90)).await;
+    client.list(random).await;
+}
+
 /// Some are pulled, refuse writes or flushes, or do not answer, under load, and perhaps the process crashes.
 pub(crate) fn too_many_leave(seed: u64) -> Outcome {
     let mut scene = Scene::draw(seed);
@@ -231,5 +265,52 @@ pub(crate) fn too_many_stuck(seed: u64) -> Outcome {
         assert!(engine.failures_tolerated().is_some(), "{:?}", engine.members());
     });
     scene.world.crash(Crash::PowerCut);
+    scene.all_is_back()
+}
+
+/// The process ends at any moment, too many disks are missing at the next start, and it is for reading alone; then all are back.
+pub(crate) fn read_only(seed: u64) -> Outcome {
+    let mut scene = Scene::draw(seed);
+    let cores = scene.world.boot(1 + scene.random.below(3) as u16);
+    let (state, layout, mut own) = (Rc::clone(&scene.shared), scene.layout, scene.random.fork());
+    let work = async move {
+        let cluster = Cluster::start(cores, layout).await;
+        let mut running = Vec::new();
+        for _ in 0..3 {
+            let engine = cluster.any(&mut own);
+            running.push(engine.core().spawn(run_client(engine.clone(), Rc::clone(&state), own.fork(), 60)));
+        }
+        for client in running {
+            client.await.expect("nobody cancels a client");
+        }
+    };
+    // Formatting is over by then, in nearly every run.
+    let events = 2_000 + scene.random.below(60_000);
+    let ended = scene.world.run_events(events, work).is_some();
+    scene.world.crash(if scene.random.coin() { Crash::PowerCut } else { Crash::Kill });
+    scene.world.run_until_idle();
+    // Fewer may be missing too.
+    let missing = scene.random.below(scene.gone.len() as u64 + 1) as usize;
+    let gone: Vec<usize> =
+        if scene.random.below(3) == 0 { scene.gone[..missing].into() } else { scene.gone.clone() };
+    gone.iter().for_each(|&disk| scene.disks[disk].unplug());
+    let before: Vec<_> = scene.disks.iter().map(contents_of).collect();
+    scene.shared.faulty.set(true);
+    scene.shared.admitted.set(true);
+    let cores = scene.world.boot(1 + scene.random.below(3) as u16);
+    let (state, names, mut own) = (Rc::clone(&scene.shared), layout.disk_names(), scene.random.fork());
+    let is_any_left = gone.len() < names.len();
+    scene.world.run(async move {
+        match Cluster::start_reading(cores, &names, MissingDisks::AreLost).await {
+            Ok(cluster) => read_all(&cluster, &state, &mut own).await,
+            Err(reason) => assert!(!ended || !is_any_left, "{reason}"),
+        }
+    });
+    // A power cut would take what the first process left in the drives' caches.
+    scene.world.crash(Crash::Kill);
+    scene.world.run_until_idle();
+    let after: Vec<_> = scene.disks.iter().map(contents_of).collect();
+    assert!(before == after, "a start for reading alone has written");
+    gone.iter().for_each(|&disk| scene.disks[disk].plug());
     scene.all_is_back()
 }

@@ -147,6 +147,12 @@ fn writes_go_on_when_too_many_stuck_disks_answer_again() {
 }
 
 #[test]
+fn what_is_left_is_read_and_not_a_byte_written() {
+    let total = run_all(30, lost::read_only);
+    must_reach(total.refused > 0 && total.failed > 0 && total.verified > 0, &total);
+}
+
+#[test]
 fn disks_that_return_or_are_replaced_are_rebuilt_under_load() {
     let total = run_all(40, members::disks_return);
     must_reach(total.acknowledged > 0 && total.verified > 0, &total);

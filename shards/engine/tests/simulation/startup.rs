@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use basalt_engine::deployment::MissingDisks;
 use basalt_engine::extent::members::MemberState::{self, Behind, InSync, Out};
 use basalt_engine::format::codec::Encoder;
 use basalt_engine::format::frame;
@@ -17,10 +18,12 @@ use basalt_reactor::sim::{Crash, DiskHandle, DiskImage, Random, World};
 use crate::client::{Outcome, Shared, check};
 use crate::cluster::{Cluster, Layout};
 use crate::damage::{CAPACITY, work};
+use crate::lost::read_all;
 
 const WIDE: Layout = Layout { k: 3, m: 2, sets: 1, metadata: 0, spare: 0, shards: 2, strip_len: 4096 };
 /// With one more path than disks.
 const SPARED: Layout = Layout { spare: 1, ..WIDE };
+const NARROW: Layout = Layout { k: 3, m: 1, ..WIDE };
 const MIRROR: Layout = Layout { k: 1, m: 1, ..WIDE };
 
 /// A deployment that nobody runs.
@@ -41,6 +44,10 @@ enum Start {
     Serves(&'static [MemberState]),
     /// It is refused, in these words.
     Refused(&'static [&'static str]),
+    /// It serves read-only, with these members.
+    Reads(&'static [MemberState]),
+    /// A start for reading alone is refused, in these words.
+    NotRead(&'static [&'static str]),
 }
 
 struct Case {
@@ -55,7 +62,7 @@ const SECOND_BEHIND: Start = Start::Serves(&[InSync, Behind, InSync, InSync, InS
 const SECOND_OUT: Start = Start::Serves(&[InSync, Out, InSync, InSync, InSync]);
 
 /// The table of docs/OPERATIONS.md.
-static CASES: [Case; 16] = [
+static CASES: [Case; 20] = [
     Case { what: "nothing happened", layout: WIDE, happens: |_| {}, start: SOUND },
     Case {
         what: "two disks changed places",
@@ -80,6 +87,34 @@ static CASES: [Case; 16] = [
         layout: WIDE,
         happens: |scene| [1, 2, 4].into_iter().for_each(|disk: usize| scene.disks[disk].unplug()),
         start: Start::Refused(&["needed", "disk 1 is missing", "disk 2 is missing", "disk 4 is missing"]),
+    },
+    Case {
+        what: "nothing is missing, and nothing is to be written",
+        layout: WIDE,
+        happens: |_| {},
+        start: Start::Reads(&[InSync; 5]),
+    },
+    Case {
+        what: "more than m disks are missing, and what is left is to be read",
+        layout: NARROW,
+        happens: |scene| [1, 3].into_iter().for_each(|disk: usize| scene.disks[disk].unplug()),
+        start: Start::Reads(&[InSync, Out, InSync, Out]),
+    },
+    Case {
+        what: "a disk was away while the others went on, and all are to be read",
+        layout: WIDE,
+        happens: |scene| {
+            scene.disks[1].unplug();
+            scene.serve();
+            scene.disks[1].plug();
+        },
+        start: Start::Reads(&[InSync, Out, InSync, InSync, InSync]),
+    },
+    Case {
+        what: "the missing disks may have gone on alone, and what is left is to be read",
+        layout: WIDE,
+        happens: |scene| [0, 1, 2].into_iter().for_each(|disk: usize| scene.disks[disk].unplug()),
+        start: Start::NotRead(&["disk 0 is missing", "disk 2 is missing", "--start-degraded"]),
     },
     Case {
         what: "half of a mirror is missing",
@@ -218,15 +253,34 @@ impl Scene {
         members
     }
 
-    /// Every byte of every file but the locks', by disk.
-    fn contents(&self) -> Vec<Vec<(String, Vec<u8>)>> {
-        let of = |disk: &DiskHandle| {
-            let files = disk.files().into_iter().filter(|file| file != "lock");
-            let bytes = |file: &str| disk.read(file, 0, disk.file_len(file).unwrap_or(0) as usize);
-            files.map(|file| (file.clone(), bytes(&file))).collect()
-        };
-        self.disks.iter().map(of).collect()
+    fn contents(&self) -> Vec<Contents> {
+        self.disks.iter().map(contents_of).collect()
     }
+
+    /// What the members are when it has been opened for reading alone.
+    fn start_reading(&mut self) -> Result<Vec<MemberState>, String> {
+        let cores = self.world.boot(1 + self.random.below(2) as u16);
+        let (names, state, mut own) = (self.layout.disk_names(), Rc::clone(&self.shared), self.random.fork());
+        self.shared.faulty.set(true);
+        let members = self.world.run(async move {
+            let cluster = Cluster::start_reading(cores, &names, MissingDisks::MayHaveGoneOn).await?;
+            read_all(&cluster, &state, &mut own).await;
+            Ok(cluster.engines[0].members())
+        });
+        self.world.crash(Crash::PowerCut);
+        self.world.run_until_idle();
+        members
+    }
+}
+
+/// The files of a disk by name, but for its lock.
+pub(crate) type Contents = Vec<(String, Vec<u8>)>;
+
+/// Every byte of every file of a disk.
+pub(crate) fn contents_of(disk: &DiskHandle) -> Contents {
+    let files = disk.files().into_iter().filter(|file| file != "lock");
+    let bytes = |file: &str| disk.read(file, 0, disk.file_len(file).unwrap_or(0) as usize);
+    files.map(|file| (file.clone(), bytes(&file))).collect()
 }
 
 pub(crate) fn every_case(seed: u64) -> Outcome {
@@ -235,7 +289,15 @@ pub(crate) fn every_case(seed: u64) -> Outcome {
         let mut scene = Scene::new(seed, case.layout);
         (case.happens)(&mut scene);
         let before = scene.contents();
-        match (scene.start(), &case.start) {
+        let started = match &case.start {
+            Start::Reads(_) | Start::NotRead(_) => scene.start_reading(),
+            Start::Serves(_) | Start::Refused(_) => scene.start(),
+        };
+        match (started, &case.start) {
+            (Ok(members), Start::Reads(expected)) => {
+                assert_eq!(members, *expected, "{}", case.what);
+                assert!(scene.contents() == before, "{}: it was written to", case.what);
+            }
             (Ok(members), Start::Serves(expected)) => {
                 assert_eq!(members, *expected, "{}", case.what);
                 for (disk, state) in members.iter().enumerate() {
@@ -243,13 +305,15 @@ pub(crate) fn every_case(seed: u64) -> Outcome {
                     assert!(*state != Out || is_same(), "{}: disk {disk} was written to", case.what);
                 }
             }
-            (Err(reason), Start::Refused(words)) => {
+            (Err(reason), Start::Refused(words) | Start::NotRead(words)) => {
                 assert!(words.iter().all(|word| reason.contains(word)), "{}: {reason}", case.what);
                 assert!(scene.contents() == before, "{}: a refused start has written", case.what);
                 total.refused += 1;
             }
-            (Ok(members), Start::Refused(_)) => panic!("{}: it serves, with {members:?}", case.what),
-            (Err(reason), Start::Serves(_)) => panic!("{}: {reason}", case.what),
+            (Ok(members), Start::Refused(_) | Start::NotRead(_)) => {
+                panic!("{}: it serves, with {members:?}", case.what)
+            }
+            (Err(reason), Start::Serves(_) | Start::Reads(_)) => panic!("{}: {reason}", case.what),
         }
         total.add(&scene.shared.outcome.borrow());
     }

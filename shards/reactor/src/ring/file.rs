@@ -129,6 +129,10 @@ impl RingDisk {
         Ok(RingDisk { driver, path: Rc::new(path.to_owned()), directory })
     }
 
+    pub(crate) fn lock_existing(&self, name: &str) -> io::Result<RingLock> {
+        lock::lock_existing(&self.driver, &self.path_of(name)?)
+    }
+
     pub(crate) fn lock(&self, name: &str) -> io::Result<RingLock> {
         lock::lock(&self.driver, &self.path_of(name)?)
     }

@@ -45,6 +45,15 @@ pub(super) struct Share {
 
 pub(super) fn lock(driver: &Rc<Driver>, path: &Path) -> io::Result<RingLock> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    lock_file(driver, file)
+}
+
+/// As [`lock`], of a file that exists, which is opened for reading alone.
+pub(super) fn lock_existing(driver: &Rc<Driver>, path: &Path) -> io::Result<RingLock> {
+    lock_file(driver, File::open(path)?)
+}
+
+fn lock_file(driver: &Rc<Driver>, file: File) -> io::Result<RingLock> {
     let metadata = file.metadata()?;
     let id = (metadata.dev(), metadata.ino());
     let mut held = held();

@@ -36,6 +36,9 @@ impl Engine {
 
     /// On the first core: [`Engine::add_set`].
     pub(in crate::engine) async fn grow(&self, paths: &[PathBuf]) -> Result<(), EngineError> {
+        if self.is_read_only() {
+            return Err(EngineError::ReadOnly);
+        }
         let membership = self.membership();
         let _turn = membership.turn.lock(EPOCH_TURN).await;
         let old = membership.config.borrow().clone();

@@ -99,6 +99,8 @@ pub struct DiskReport {
     pub spares: Vec<PathBuf>,
     /// Disks that can still fail without losing data; `None` when too few are left.
     pub failures_tolerated: Option<u8>,
+    /// It was started for reading alone.
+    pub read_only: bool,
 }
 
 /// What has been added up so far, to tell what changed.
@@ -250,6 +252,7 @@ impl Engine {
             disks: figures.iter().take(states.len()).enumerate().map(status).collect(),
             spares: membership.spares.borrow().iter().cloned().collect(),
             failures_tolerated: self.failures_tolerated(),
+            read_only: self.is_read_only(),
         };
         *membership.ledger.report.borrow_mut() = report.clone();
         report

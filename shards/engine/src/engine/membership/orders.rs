@@ -94,6 +94,9 @@ impl Engine {
     }
 
     pub(in super::super) async fn carry_out_order(&self, order: DiskOrder) -> Result<(), OrderError> {
+        if self.is_read_only() {
+            return Err(OrderError::Engine(EngineError::ReadOnly));
+        }
         let place = order.place();
         if place >= self.inner.members.states().len() {
             return Err(OrderError::NoSuchDisk { place });

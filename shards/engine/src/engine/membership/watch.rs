@@ -88,8 +88,11 @@ impl Engine {
     /// Looks after the members: one whose path leads elsewhere is taken out, one that is missing is let in when it is back,
     /// or when an empty disk has taken its place; one whose record is bad is taken out.
     pub(in super::super) async fn watch_members(self) {
-        for place in 0..self.inner.members.states().len() {
-            self.keep_superblock_open(place).await;
+        let is_read_only = self.is_read_only();
+        if !is_read_only {
+            for place in 0..self.inner.members.states().len() {
+                self.keep_superblock_open(place).await;
+            }
         }
         loop {
             self.inner.core.sleep(WATCH_EVERY).await;
@@ -97,7 +100,9 @@ impl Engine {
             let is_out = |place: &usize| states[*place] == MemberState::Out;
             self.membership().vacant.borrow_mut().retain(|place, _| is_out(place));
             // Alone, there is nobody to do without a disk, or to take its place.
-            if states.len() > 1 {
+            if is_read_only {
+                // Who is there was decided at the start.
+            } else if states.len() > 1 {
                 for place in 0..states.len() {
                     self.watch_member(place).await;
                 }
@@ -112,8 +117,10 @@ impl Engine {
             if let Ok((figures, is_healthy)) = self.add_up().await {
                 self.note_health(is_healthy).await;
                 let report = self.draw_report(&figures);
-                self.log_progress(&report);
-                self.judge(&figures).await;
+                if !is_read_only {
+                    self.log_progress(&report);
+                    self.judge(&figures).await;
+                }
             }
         }
     }

@@ -141,6 +141,7 @@ impl StoppedSet {
             files: Rc::clone(&shard.files),
             buckets: Rc::default(),
             memory: self.core.arena().usage().capacity,
+            read_only: true,
         };
         let lost =
             |error: EngineError, root, manifest| Standing { opened: Err(error.to_string()), root, manifest };

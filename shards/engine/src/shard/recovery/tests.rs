@@ -57,6 +57,7 @@ fn context(core: &Core) -> ShardContext {
         ),
         buckets: Rc::default(),
         memory: 1 << 20,
+        read_only: false,
     }
 }
 
