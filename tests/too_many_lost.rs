@@ -3,7 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[expect(dead_code, reason = "the tests of the server use all of it")]
 #[path = "server/child.rs"]
 mod child;
 #[expect(dead_code, reason = "the tests of objects use all of it")]
