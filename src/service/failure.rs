@@ -106,7 +106,7 @@ fn answer_to(error: &EngineError) -> (S3Error, bool) {
             return (part, false);
         }
         EngineError::Refused(refused) => return (precondition::refusal(*refused), false),
-        EngineError::NoSpace => ErrorCode::InsufficientStorage,
+        EngineError::NoSpace | EngineError::DisksFull { .. } => ErrorCode::InsufficientStorage,
         EngineError::Busy => {
             return (S3Error::new(ErrorCode::SlowDown).header(RETRY_AFTER, RETRY_AFTER_SECS), false);
         }

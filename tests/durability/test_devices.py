@@ -82,6 +82,17 @@ def mount_anew(server, device, place):
     device.mount()
 
 
+def await_reader(server):
+    """A server that was started for reading alone is never ready."""
+    deadline = time.monotonic() + PATIENCE_SECS
+    while True:
+        with contextlib.suppress(OSError):
+            if report(server)["read_only"]:
+                return
+        assert time.monotonic() < deadline and server.is_alive(), server.log_tail()
+        time.sleep(0.1)
+
+
 def fail_everything(device):
     device.set_all("fail")
 
@@ -198,6 +209,42 @@ def test_a_mount_point_without_its_disk_is_left_alone():
         check_offline(server)
 
 
+def test_more_full_file_systems_than_a_start_does_without_are_named():
+    with deployment() as (devices, server):
+        with Load(server) as load:
+            time.sleep(2)
+        written = dict(load.written)
+        strangers = [devices[number].fill() for number in (1, 3, 4)]
+        s3, refused = client(server), 0
+        # What room there was in Basalt's own files is used up.
+        for number in range(2000):
+            try:
+                s3.put_object(Bucket=BUCKET, Key=f"k{number}", Body=b"%d " % number * 20_000)
+            except ClientError as error:
+                assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 507, error
+                refused += 1
+                if refused == 5:
+                    break
+        assert refused == 5
+        server.kill()
+        server.start(wait=False)
+        assert server.process.wait(60) != 0, "it started"
+        assert "no room for what a start writes" in server.log_tail(3), server.log_tail()
+        server.command.append("--start-read-only")
+        server.start(wait=False)
+        await_reader(server)
+        check(server, written)
+        server.stop()
+        server.command.pop()
+        for stranger in strangers:
+            stranger.unlink()
+        server.start()
+        await_in_sync(server, 2)
+        check(server, written)
+        server.stop()
+        check_offline(server)
+
+
 def test_a_file_system_that_others_fill_refuses_writes_alone():
     """Reads and deletes go on, and no disk is taken out for it; a start does without that disk, and takes it back when it has room."""
     patient = Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}, read_timeout=120)
@@ -229,16 +276,16 @@ def test_a_file_system_that_others_fill_refuses_writes_alone():
             del bodies[key]
         for key, body in bodies.items():
             assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == body
-        # Recovery wants a little room on every disk that is there: without it the start says so, and without that disk it goes on.
+        # A start writes to every disk that is there: it goes on without the one that has no room, until that has.
         server.kill()
-        server.start(wait=False)
-        assert server.process.wait(60) != 0 and "the disks are full" in server.log_tail(3), server.log_tail()
-        device = devices[DISK]
-        device.unmount()
         server.start()
+        assert state(server, devices[DISK].path)["state"] == "out", report(server)
+        assert "no room" in state(server, devices[DISK].path)["reason"], report(server)
         for number in range(20):
             s3.put_object(Bucket=BUCKET, Key=f"degraded{number}", Body=b"%d " % number * 700_000)
-        device.mount()
+        server.kill()
+        server.start()
+        assert report(server)["failures_tolerated"] == 1
         stranger.unlink()
         await_in_sync(server, 2)
         for key, body in bodies.items():

@@ -40,7 +40,7 @@ use crate::buckets::Buckets;
 use crate::deployment::Deployment;
 use crate::error::EngineError;
 use crate::extent::flushes::CoreFlushes;
-use crate::extent::members::{MemberState, Members};
+use crate::extent::members::{MemberState, Members, Unfit};
 use crate::extent::reads::{DiskReads, ReadCounts};
 use crate::extent::{ArenaFiles, DiskIndex};
 use crate::request::{Ask, Reply, Request};
@@ -328,10 +328,14 @@ impl Engine {
                     }
                     reply.send(Reply::Done(Ok(())));
                 }
-                Request::Exclude { disk, reason } => {
+                Request::Exclude { disk, unfit } => {
                     let engine = self.clone();
                     self.inner.core.spawn(async move {
-                        reply.send(Reply::Excluded(engine.exclude(disk, &reason).await));
+                        let out = match unfit {
+                            Unfit::Failed(reason) => engine.exclude(disk, &reason).await,
+                            Unfit::Full => engine.exclude_full(disk).await,
+                        };
+                        reply.send(Reply::Excluded(out));
                     });
                 }
                 Request::Failing { disks, shards_fail } => {

@@ -24,6 +24,10 @@ pub enum EngineError {
     DisksRefused(String),
     /// The disks are full; deletes still work.
     NoSpace,
+    /// These have no room for what a start or a new epoch must write, and too few are left without them.
+    DisksFull {
+        disks: Vec<DiskIndex>,
+    },
     /// A shard stopped taking writes after a device failed under its log.
     ShardFailed {
         shard: u16,
@@ -69,6 +73,12 @@ impl std::fmt::Display for EngineError {
             EngineError::Refused(Refused(code)) => write!(f, "refused by the caller's guard ({code})"),
             EngineError::DisksRefused(why) => f.write_str(why),
             EngineError::NoSpace => write!(f, "the disks are full"),
+            EngineError::DisksFull { disks } => write!(
+                f,
+                "no room for what a start writes ({}), and too few disks are left without; make room there, or read what is \
+                 there with --start-read-only",
+                places(disks)
+            ),
             EngineError::ShardFailed { shard, reason } => {
                 write!(f, "shard {shard} takes no writes: {reason}")
             }
@@ -100,7 +110,9 @@ impl EngineError {
     #[must_use]
     pub fn disks(&self) -> Vec<DiskIndex> {
         match self {
-            EngineError::DisksFail { disks } | EngineError::Unreadable { disks, .. } => disks.clone(),
+            EngineError::DisksFail { disks }
+            | EngineError::DisksFull { disks }
+            | EngineError::Unreadable { disks, .. } => disks.clone(),
             EngineError::Body(error) => error.disks(),
             _ => Vec::new(),
         }

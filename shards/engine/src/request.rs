@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::engine::{DiskFigures, DiskOrder, DiskReport, OrderError};
 use crate::error::EngineError;
 use crate::extent::groups::Groups;
-use crate::extent::members::{Failing, MemberState};
+use crate::extent::members::{Failing, MemberState, Unfit};
 use crate::extent::{DiskIndex, ExtentId, Placement};
 use crate::shard::ShardStats;
 use crate::shard::leases::LeaseGrant;
@@ -33,7 +33,7 @@ pub enum Request {
     /// To every core: this bucket is gone.
     BucketGone(u64),
     /// To the first core: take the disk out of the set.
-    Exclude { disk: DiskIndex, reason: String },
+    Exclude { disk: DiskIndex, unfit: Unfit },
     /// To every core: these are the members from now on; it is durable already.
     MembersChanged { epoch: u64, states: Vec<MemberState>, groups: Groups },
     /// To every core: these members fail and cannot be taken out; and whether some shard takes no writes any more.

@@ -46,6 +46,9 @@ use crate::wait::KeyLocks;
 /// How often the first core looks whether each disk is still where it was, and whether one that is missing is back.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
+/// Why a disk is out that has no room for a start.
+const NO_ROOM: &str = "its file system has no room for what a start or a new epoch writes";
+
 /// The lock of whoever makes an epoch.
 pub(super) const EPOCH_TURN: &[u8] = b"epoch";
 
@@ -94,6 +97,8 @@ pub(super) struct Membership {
 enum Cause {
     /// It failed: nothing can be acknowledged with it.
     Failure,
+    /// A start or a new epoch must write, and there is no room for that on it.
+    Full,
     /// It still works, but has done too much wrong; not worth the last redundancy there is.
     Record,
     /// An operator says so, and it stays out until another order.
@@ -138,10 +143,10 @@ impl Membership {
 /// How a core asks for a disk to be taken out.
 pub(super) fn excluder(port: &Port<Request, Reply>) -> Excluder {
     let port = port.clone();
-    Rc::new(move |disk, reason| {
+    Rc::new(move |disk, unfit| {
         let port = port.clone();
         Box::pin(async move {
-            let asked = port.call(CoreId(0), Request::Exclude { disk, reason }).await;
+            let asked = port.call(CoreId(0), Request::Exclude { disk, unfit }).await;
             matches!(asked, Ok(Reply::Excluded(true)))
         })
     })
@@ -165,6 +170,11 @@ impl Engine {
             return false;
         }
         self.take_out(disk, reason, Cause::Failure).await.is_ok()
+    }
+
+    /// Takes `disk`, on which there is no room, out of the set; `false` when too few would be left.
+    pub(super) async fn exclude_full(&self, disk: DiskIndex) -> bool {
+        !self.is_read_only() && self.take_out(disk, NO_ROOM, Cause::Full).await.is_ok()
     }
 
     /// Takes `disk` out of the set, if enough others hold all that they should.
@@ -200,7 +210,7 @@ impl Engine {
         let group = groups.of(DiskIndex(u8::try_from(place).expect("at most 240 disks")));
         let floor = groups.needed(group);
         let needed = match cause {
-            Cause::Failure => floor,
+            Cause::Failure | Cause::Full => floor,
             Cause::Record => floor + 1,
             Cause::Order => floor.max(self.inner.members.write_quorum_of(&groups, group)),
         };
@@ -229,7 +239,8 @@ impl Engine {
                     for (&place, reason) in &out {
                         tracing::error!(disk = place, path = %self.path_of(place), reason, tolerated,
                             "the disk is taken out of the set");
-                        if cause != Cause::Order {
+                        // One that is full may come back as soon as it has room.
+                        if matches!(cause, Cause::Failure | Cause::Record) {
                             membership.distrust(place, cause, self.inner.core.now());
                         }
                         membership.note_absence(place, reason, self.inner.core.wall());

@@ -51,8 +51,17 @@ pub struct Failing {
     pub silent: bool,
 }
 
-/// Takes a disk out for the reason given; answers whether it is out.
-pub type Excluder = Rc<dyn Fn(DiskIndex, String) -> Pin<Box<dyn Future<Output = bool>>>>;
+/// What is wrong with a disk that is asked to be taken out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It failed, in these words.
+    Failed(String),
+    /// It has no room for what cannot wait for room.
+    Full,
+}
+
+/// Takes a disk out; answers whether it is out.
+pub type Excluder = Rc<dyn Fn(DiskIndex, Unfit) -> Pin<Box<dyn Future<Output = bool>>>>;
 
 /// The members as one core knows them.
 pub struct Members {
@@ -255,12 +264,21 @@ impl Members {
 
     /// Asks for `disk` to be taken out. Once this says so, the epoch without it is durable.
     pub async fn exclude(&self, disk: DiskIndex, reason: String) -> bool {
+        self.exclude_as(disk, Unfit::Failed(reason)).await
+    }
+
+    /// As [`Members::exclude`], of a disk without room for what a start or a new epoch must write.
+    pub(crate) async fn exclude_full(&self, disk: DiskIndex) -> bool {
+        self.exclude_as(disk, Unfit::Full).await
+    }
+
+    async fn exclude_as(&self, disk: DiskIndex, unfit: Unfit) -> bool {
         if self.state(disk) == MemberState::Out {
             return true;
         }
         let excluder = self.excluder.borrow().clone();
         match excluder {
-            Some(exclude) => exclude(disk, reason).await,
+            Some(exclude) => exclude(disk, unfit).await,
             None => false,
         }
     }
@@ -408,6 +426,7 @@ fn no_answer() -> String {
     format!("no answer for {} s", STUCK_AFTER.as_secs())
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Whether that is all that is wrong with the disk.
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

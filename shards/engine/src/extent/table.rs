@@ -94,9 +94,12 @@ impl ExtentTable {
     /// Extents of `class` that can surely be placed on the disks of a group without growing a file, whichever of them they
     /// fall to: the least that any disk has, because every placement takes at most one slot of a disk.
     pub(crate) fn free_extents(&self, class: ExtentClass, group: &[DiskIndex]) -> u32 {
-        let per_disk =
-            |&disk: &DiskIndex| self.slots.get(&(class, disk)).map_or(0, |slots| slots.free.len() as u32);
-        group.iter().map(per_disk).min().unwrap_or(0)
+        group.iter().map(|&disk| self.free_slots(class, disk)).min().unwrap_or(0)
+    }
+
+    /// Slots of `class` on one disk that hold no extent.
+    pub(crate) fn free_slots(&self, class: ExtentClass, disk: DiskIndex) -> u32 {
+        self.slots.get(&(class, disk)).map_or(0, |slots| slots.free.len() as u32)
     }
 
     /// The places of `class` that hold no extent.

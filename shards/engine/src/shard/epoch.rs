@@ -64,10 +64,9 @@ impl Shard {
     }
 
     async fn try_enter(&self, log: &mut LogWriter) -> Result<(), EngineError> {
-        let epoch = self.files.members().epoch();
         // Extents prepared before may lie on a disk that is out. One that the log has not named was never of use.
         self.drop_prepared();
-        let extent = self.prepare_log_extent(epoch).await?;
+        let (extent, epoch) = self.prepare_log_extent().await?;
         let id = extent.placement.id;
         self.space.extents.borrow_mut().insert(&ExtentEntry {
             placement: (*extent.placement).clone(),

@@ -30,7 +30,7 @@ use crate::format::record::Record;
 use crate::format::root::{ROOT_COPY_LEN, Root};
 use crate::index::{Index, IndexConfig, IndexManifest};
 use crate::log::replay::{Replay, ReplayError, ReplayedBatch, refuse_unreached};
-use crate::log::{Batch, LogExtent, LogWriter, prepare_extent};
+use crate::log::{Appended, Batch, LogError, LogExtent, LogWriter};
 use crate::mutant::Mutant;
 use crate::value::{self, Bucket};
 
@@ -74,6 +74,7 @@ impl Shard {
         settle_roots(&context).await?;
         let (shard, replayed) = Shard::recover(context).await?;
         let recovered = replayed.found;
+        shard.space.catch_up_all().await?;
         let log = shard.start_epoch(replayed).await?;
         shard.commits.set_durable_to(log.position());
         shard.load_buckets().await?;
@@ -164,40 +165,30 @@ impl Shard {
         if let Some(last) = &replayed.last {
             occupy_opened(&last.records, &mut self.space.extents.borrow_mut());
         }
-        let placement = self.space.allocate(ExtentClass::Log).await?;
-        let mut nonce = [0; 16];
-        self.core.fill_random(&mut nonce);
-        let extent = LogExtent { placement: Rc::new(placement), nonce };
-        let epoch = self.files.members().epoch();
-        let header = self.header_for(&extent, epoch);
-        prepare_extent(&self.core, &self.files, &extent.placement, &header, false)
-            .await
-            .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", self.id)))?;
-        let mut log = LogWriter::new(
-            self.core.clone(),
-            Rc::clone(&self.files),
-            self.id,
-            epoch,
-            extent.clone(),
-            replayed.sequence,
-            replayed.previous,
-        );
+        let sequence = replayed.sequence;
+        let previous = replayed.previous;
+        let mut batch = None;
+        if Mutant::LastBatchNotRepeated.is_active() {
+            replayed.last.into_iter().for_each(|last| apply_replayed(last, &self.index, &self.space));
+        } else if let Some(last) = replayed.last {
+            let payload = vec![last.payload().to_vec()];
+            batch = Some(Batch { records: last.records, payload });
+        }
+        // Shards of other cores may find out that a disk must go, at any moment.
+        let (log, extent, appended) = loop {
+            match self.begin_log(batch.as_ref(), (sequence, previous)).await {
+                Err(EngineError::MembersChanged) => {}
+                begun => break begun?,
+            }
+        };
         self.space.extents.borrow_mut().insert(&ExtentEntry {
             placement: (*extent.placement).clone(),
             sealed: false,
             live_len: 0,
             next_block: 0,
-            nonce,
+            nonce: extent.nonce,
         });
-        if Mutant::LastBatchNotRepeated.is_active() {
-            replayed.last.into_iter().for_each(|last| apply_replayed(last, &self.index, &self.space));
-        } else if let Some(last) = replayed.last {
-            let payload = vec![last.payload().to_vec()];
-            let batch = Batch { records: last.records, payload };
-            let appended = log
-                .append(&batch, self.clock.get())
-                .await
-                .map_err(|error| EngineError::Damaged(format!("shard {}: {error}", self.id)))?;
+        if let (Some(batch), Some(appended)) = (batch, appended) {
             for record in batch.records {
                 let mut extents = self.space.extents.borrow_mut();
                 apply(record, appended.extent, appended.payload_offset, &self.index, &mut extents);
@@ -205,14 +196,37 @@ impl Shard {
         }
         self.seal_older(extent.placement.id);
         self.index.rotate();
-        self.reserve_for_flush().await?;
-        self.index.flush().await?;
+        self.flush_index().await?;
         let (extents, next_extent) = {
             let table = self.space.extents.borrow();
             (table.snapshot(), table.next_id())
         };
         self.install(Boundary { log: log.position(), extents, next_extent }).await?;
+        self.log_epoch.set(log.epoch());
         Ok(log)
+    }
+
+    /// A log in an extent of its own, that begins with `batch`. What an attempt wrote that a disk's leaving cut off is in no root's
+    /// log, and is the batch that the older root's log ends with.
+    async fn begin_log(
+        &self,
+        batch: Option<&Batch>,
+        (sequence, previous): (u64, [u8; 16]),
+    ) -> Result<(LogWriter, LogExtent, Option<Appended>), EngineError> {
+        let (extent, epoch) = self.prepare_log_extent().await?;
+        let (core, files) = (self.core.clone(), Rc::clone(&self.files));
+        let mut log = LogWriter::new(core, files, self.id, epoch, extent.clone(), sequence, previous);
+        let Some(batch) = batch else { return Ok((log, extent, None)) };
+        match log.append(batch, self.clock.get()).await {
+            Ok(appended) => Ok((log, extent, Some(appended))),
+            Err(LogError::Out { .. }) => {
+                self.space.extents.borrow_mut().release(&extent.placement);
+                Err(EngineError::MembersChanged)
+            }
+            Err(error @ LogError::Device { .. }) => {
+                Err(EngineError::Damaged(format!("shard {}: {error}", self.id)))
+            }
+        }
     }
 
     /// No log extent of an older epoch takes another batch, and one data extent at most stays open.

@@ -16,11 +16,13 @@ use self::sets::Room;
 use crate::body::DeviceError;
 use crate::error::EngineError;
 use crate::extent::groups::{GroupIndex, GroupRole};
-use crate::extent::members::MemberState;
+use crate::extent::members::{MemberState, is_full};
 use crate::extent::table::{Extent, ExtentTable};
 use crate::extent::{ArenaFiles, DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::index::{NoSpace, TableAllocator};
 use crate::wait::KeyLocks;
+
+const CLASSES: [ExtentClass; 3] = [ExtentClass::Log, ExtentClass::Data, ExtentClass::Table];
 
 /// Table slots that bodies leave free.
 const TABLE_SLOT_RESERVE: u64 = 10;
@@ -69,7 +71,8 @@ pub(crate) struct Space {
     full: Cell<bool>,
     log_long: Cell<bool>,
     tight: Cell<bool>,
-    /// Recovery may use the reserve: what it needs comes back with its first root.
+    /// Recovery may use the reserve: what it needs comes back with its first root. It cannot wait for room, and goes on without a
+    /// disk that has none.
     opening: Cell<bool>,
 }
 
@@ -116,7 +119,7 @@ impl Space {
         self.tight.set(self.measure_tightness());
     }
 
-    /// Whether what is allocated now may use the reserve.
+    /// Whether what is allocated now may use the reserve, and does without disks that have no room.
     pub(crate) fn use_reserve(&self, may: bool) {
         self.opening.set(may);
     }
@@ -280,7 +283,7 @@ impl Space {
             };
             let _one = self.growing.lock(&[class as u8]).await;
             for disk in shortage.disks {
-                self.grow(class, disk, reserve).await?;
+                self.grow_to(1, class, disk, reserve).await?;
             }
         }
     }
@@ -291,7 +294,7 @@ impl Space {
         while self.extents.borrow().free_extents(ExtentClass::Table, &home) < count {
             let _one = self.growing.lock(&[ExtentClass::Table as u8]).await;
             for &disk in &home {
-                self.grow(ExtentClass::Table, disk, 0).await?;
+                self.grow_to(count, ExtentClass::Table, disk, 0).await?;
             }
         }
         Ok(())
@@ -320,6 +323,63 @@ impl Space {
     pub(crate) fn release_table(&self, placement: &Placement) {
         self.tables.borrow_mut().remove(&placement.id);
         self.extents.borrow_mut().release(placement);
+    }
+
+    /// Gives `class` one slot more on `disk`, unless `count` are free there.
+    async fn grow_to(
+        &self,
+        count: u32,
+        class: ExtentClass,
+        disk: DiskIndex,
+        reserve: u64,
+    ) -> Result<(), EngineError> {
+        if self.extents.borrow().free_slots(class, disk) >= count {
+            return Ok(());
+        }
+        match self.grow(class, disk, reserve).await {
+            Err(EngineError::NoSpace) if self.opening.get() && class != ExtentClass::Data => {
+                self.do_without(disk, class, count).await?;
+                self.grow(class, disk, reserve).await
+            }
+            grown => grown,
+        }
+    }
+
+    /// Has `disk` taken out, which has no room for `count` slots of `class`. Others of its group that have none either would be
+    /// next, so nothing is done unless the group can do without all of them.
+    async fn do_without(&self, disk: DiskIndex, class: ExtentClass, count: u32) -> Result<(), EngineError> {
+        let members = self.files.members();
+        let groups = members.groups();
+        let group = groups.of(disk);
+        let mut states = members.states();
+        let full: Vec<DiskIndex> = groups
+            .disks(group)
+            .into_iter()
+            .filter(|&other| {
+                let is_out = states[usize::from(other.0)] == MemberState::Out;
+                !is_out && (other == disk || self.lacks_room(other, class, count))
+            })
+            .collect();
+        for disk in &full {
+            states[usize::from(disk.0)] = MemberState::Out;
+        }
+        let can_go = groups.in_sync(group, &states) >= groups.needed(group);
+        if can_go && members.exclude_full(disk).await {
+            Ok(())
+        } else {
+            Err(EngineError::DisksFull { disks: full })
+        }
+    }
+
+    fn lacks_room(&self, disk: DiskIndex, class: ExtentClass, count: u32) -> bool {
+        let missing = count.saturating_sub(self.extents.borrow().free_slots(class, disk));
+        let len = u64::from(missing) * self.files.geometry().slot_len(class);
+        self.has_less(&[disk], len)
+    }
+
+    /// What a disk of `group` must have available for clients' writes to be taken that need another data extent.
+    pub(crate) fn wanted_len(&self, group: GroupIndex) -> u64 {
+        self.reserve_len(ExtentClass::Data, group) + self.files.geometry().data_slot_len
     }
 
     async fn grow(&self, class: ExtentClass, disk: DiskIndex, reserve: u64) -> Result<(), EngineError> {
@@ -362,17 +422,38 @@ impl Space {
     /// # Errors
     /// [`EngineError::NoSpace`] when it has not as much.
     pub(crate) async fn catch_up(&self, disk: DiskIndex) -> Result<(), EngineError> {
+        for class in CLASSES {
+            self.catch_up_class(class, disk).await.map_err(|error| failed(class, disk, &error))?;
+        }
+        Ok(())
+    }
+
+    async fn catch_up_class(&self, class: ExtentClass, disk: DiskIndex) -> io::Result<()> {
         let Some(files) = self.files.disk(disk) else { return Ok(()) };
-        for class in [ExtentClass::Log, ExtentClass::Data, ExtentClass::Table] {
-            let grown = self.extents.borrow().grown(class, disk);
-            let len = u64::from(grown) * self.files.geometry().slot_len(class);
-            let file = files.of_class(class).clone();
-            if file.len().map_err(|error| failed(class, disk, &error))? < len {
-                let grown = async {
-                    file.grow(len).await?;
-                    self.files.sync(disk, &file).await
-                };
-                grown.await.map_err(|error| failed(class, disk, &error))?;
+        let len = u64::from(self.extents.borrow().grown(class, disk)) * self.files.geometry().slot_len(class);
+        let file = files.of_class(class);
+        if file.len()? < len {
+            file.grow(len).await?;
+            self.files.sync(disk, file).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`Space::catch_up`], for all disks that are there when a shard is opened, before anything is written to the slots that
+    /// some of them have yet to get. One without room for that is taken out.
+    ///
+    /// # Errors
+    /// [`EngineError::DisksFull`]; that of a device without which the set cannot go on.
+    pub(crate) async fn catch_up_all(self: &Rc<Self>) -> Result<(), EngineError> {
+        for disk in (0..self.files.disk_count()).map(DiskIndex) {
+            for class in CLASSES {
+                let space = Rc::clone(self);
+                let caught_up = async move { space.catch_up_class(class, disk).await };
+                match self.files.carry_out(&self.core, disk, caught_up).await {
+                    Ok(_) => {}
+                    Err(error) if is_full(&error) => self.do_without(disk, class, 0).await?,
+                    Err(error) => return Err(failed(class, disk, &error)),
+                }
             }
         }
         Ok(())
@@ -380,7 +461,7 @@ impl Space {
 }
 
 fn failed(class: ExtentClass, disk: DiskIndex, error: &io::Error) -> EngineError {
-    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+    if is_full(error) {
         return EngineError::NoSpace;
     }
     EngineError::Damaged(format!(

@@ -117,9 +117,8 @@ impl Shard {
         let spare = &self.commits.spare;
         loop {
             spare.wanted.wait_until(|| spare.is_wanted()).await;
-            let epoch = self.files.members().epoch();
-            match self.prepare_log_extent(epoch).await {
-                Ok(extent) => self.offer_spare(extent, epoch),
+            match self.prepare_log_extent().await {
+                Ok((extent, epoch)) => self.offer_spare(extent, epoch),
                 Err(EngineError::MembersChanged) => {}
                 Err(error) => {
                     tracing::debug!(shard = self.id, %error, "no room for the next log extent");
@@ -145,13 +144,17 @@ impl Shard {
         }
     }
 
-    /// A log extent with its header on its replicas.
-    pub(super) async fn prepare_log_extent(&self, epoch: u64) -> Result<LogExtent, EngineError> {
+    /// A log extent with its header on its replicas, and the epoch that the header names.
+    ///
+    /// # Errors
+    /// [`EngineError::MembersChanged`] when a replica's disk went out meanwhile; the extent is given back then, as always.
+    pub(super) async fn prepare_log_extent(&self) -> Result<(LogExtent, u64), EngineError> {
         let placement = self.space.allocate(ExtentClass::Log).await?;
+        let epoch = self.files.members().epoch();
         let extent = self.new_log_extent(placement);
         let header = self.header_for(&extent, epoch);
         match log::prepare_extent(&self.core, &self.files, &extent.placement, &header, false).await {
-            Ok(()) => Ok(extent),
+            Ok(()) => Ok((extent, epoch)),
             Err(error) => {
                 self.space.extents.borrow_mut().release(&extent.placement);
                 match error {

@@ -13,6 +13,7 @@ mod damage;
 mod directories;
 mod disks;
 mod faults;
+mod full;
 mod growth;
 mod lost;
 mod members;
@@ -228,6 +229,12 @@ fn what_was_let_in_earlier_takes_no_room_from_deletes() {
 fn a_full_disk_refuses_puts_alone_and_recovers_again_and_again() {
     let total = run_all(4, faults::full_disk);
     must_reach(total.refused > 0 && total.verified > 0, &total);
+}
+
+#[test]
+fn a_start_does_without_disks_that_others_fill() {
+    let total = run_all(12, full::start_with_full_disks);
+    must_reach(total.refused > 0 && total.races > 0 && total.failed > 0 && total.verified > 0, &total);
 }
 
 #[test]

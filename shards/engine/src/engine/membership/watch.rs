@@ -47,7 +47,7 @@ impl Membership {
         let failures = distrusted.get(&place).map_or(0, |distrust| distrust.failures);
         let until = match cause {
             Cause::Failure => Some(now + DISTRUST_FIRST * (1 << failures.min(DISTRUST_DOUBLINGS_MAX))),
-            Cause::Record | Cause::Order => None,
+            Cause::Record | Cause::Order | Cause::Full => None,
         };
         distrusted.insert(place, Distrust { failures: failures + 1, until });
     }
@@ -175,6 +175,7 @@ impl Engine {
             match self.look_at(&path).await {
                 // It failed where it is, and still is there; or nobody wants it.
                 Ok(state) if self.is_member(place, &state) && !membership.trusts(place, now) => {}
+                Ok(state) if self.is_member(place, &state) && !self.has_room(place, &path) => {}
                 Ok(state) if self.is_member(place, &state) => {
                     // A refusal was logged; the next look tries again.
                     let _refused = self.let_in(place, &path, Newcomer::Old).await.is_err();
@@ -246,6 +247,25 @@ impl Engine {
         in_time(&self.inner.core, look).await
     }
 
+    /// Whether clients' writes would find room on the disk at `path`, or at least half as much as on the others of its group: with one
+    /// that something else has filled they would all be refused.
+    fn has_room(&self, place: usize, path: &Path) -> bool {
+        let members = &self.inner.members;
+        let groups = members.groups();
+        let disk = DiskIndex(u8::try_from(place).expect("at most 240 disks"));
+        let group = groups.of(disk);
+        let shards = self.inner.shards.borrow();
+        // The first core has the first shard, and nothing to lose where it is not open yet.
+        let Some(shard) = shards.values().next() else { return true };
+        let of_others = groups.disks(group).into_iter().filter(|&other| other != disk);
+        let available = |other| shard.files.disk(other)?.disk.space().ok().map(|space| space.available);
+        let least = of_others.filter_map(available).min().map_or(u64::MAX, |least| least / 2);
+        let needed = shard.space.wanted_len(group).min(least);
+        let space = Disk::open(&self.inner.core, path).and_then(|disk| disk.space());
+        // One that cannot say will say so when it is opened.
+        space.map_or(true, |space| space.available >= needed)
+    }
+
     /// An empty directory where a file system of its own was mounted is a mount point without its disk.
     pub(super) fn may_replace(&self, place: usize, path: &Path) -> bool {
         if !self.membership().config.borrow().members[place].own_filesystem {
@@ -270,6 +290,10 @@ impl Engine {
         let let_in = self.let_in_as(place, path, newcomer, &mut states).await;
         if let Err(error) = &let_in {
             tracing::warn!(disk = place, path = %path.display(), %error, "the disk is not let in");
+            // What was given out meanwhile does not fit: that will not be otherwise in two seconds.
+            if *error == EngineError::NoSpace {
+                membership.distrust(place, Cause::Failure, self.inner.core.now());
+            }
             self.forget(place).await;
         }
         let_in

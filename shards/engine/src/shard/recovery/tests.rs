@@ -15,7 +15,7 @@ use crate::extent::{Column, DiskFiles, Geometry, Placement};
 use crate::format::log_header::LogHeader;
 use crate::format::root::LogPosition;
 use crate::format::superblock::{DiskClass, SUPERBLOCK_COPY_LEN};
-use crate::log::LOG_HEADER_LEN;
+use crate::log::{LOG_HEADER_LEN, prepare_extent};
 
 const GEOMETRY: Geometry = Geometry {
     k: 1,
