@@ -29,10 +29,10 @@ pub(super) struct Inspect {
     /// Only this shard
     #[arg(long, value_name = "N")]
     shard: Option<u16>,
-    /// Only this extent (extents, log, table, directory)
+    /// Only this extent (extents, log, table, directory, pack)
     #[arg(long, value_name = "ID")]
     extent: Option<u64>,
-    /// With tables: every entry of the index, decoded
+    /// With tables: every entry of the index, decoded; with packs: values too
     #[arg(long)]
     entries: bool,
     /// Print JSON, one structure per line
@@ -57,6 +57,8 @@ enum Kind {
     Table,
     /// Directory chunks of data extents
     Directory,
+    /// Packs of small objects: the list of each, with --entries their values too
+    Pack,
 }
 
 impl From<Kind> for What {
@@ -69,6 +71,7 @@ impl From<Kind> for What {
             Kind::Log => What::Log,
             Kind::Table => What::Table,
             Kind::Directory => What::Directory,
+            Kind::Pack => What::Pack,
         }
     }
 }

@@ -94,7 +94,7 @@ fn in_words(summary: &Summary) -> String {
         (summary.last_known, "objects are as last known"),
         (summary.from_directories, "objects come from directories, without metadata"),
         (summary.uploads, "uploads are open"),
-        (summary.damaged, "objects come from directories, and some of their blocks are lost"),
+        (summary.damaged, "objects come back with some of their blocks lost"),
         (summary.left_behind, "bodies were superseded or never committed"),
         (summary.lost, "objects or bodies are not recovered"),
         (summary.buckets_invented, "buckets are called recovered-…, because nothing has their name"),

@@ -1,13 +1,16 @@
 //! Each structure as JSON. Field names are those of docs/DATA_FORMAT.md; ids and hashes are hexadecimal, names are text with
 //! what is not UTF-8 replaced, and a structure that cannot be believed has `defect` instead of its fields.
 
-use basalt_engine::body::directory::DirectoryChunk;
+use std::ops::Range;
+
+use basalt_engine::body::directory::{DirectoryChunk, DirectoryEntry};
 use basalt_engine::extent::groups::GroupRole;
 use basalt_engine::extent::members::MemberState;
 use basalt_engine::extent::{ExtentClass, Placement};
 use basalt_engine::format::batch::BatchHeader;
 use basalt_engine::format::log_header::LogHeader;
 use basalt_engine::format::manifest::{ExtentEntry, Manifest};
+use basalt_engine::format::pack::PackItem;
 use basalt_engine::format::part_list::PartSpan;
 use basalt_engine::format::record::{LiveDelta, Record};
 use basalt_engine::format::root::Root;
@@ -89,6 +92,10 @@ pub(super) fn of(item: &Item) -> Value {
         Item::Chunk { place, shard, extent, found } => {
             let head = at("directory chunk", place, json!({ "shard": shard, "extent": extent.0 }));
             with(head, found.as_deref(), chunk)
+        }
+        Item::Pack { shard, placement: place, entry, lost, objects } => {
+            let head = json!({ "structure": "pack", "shard": shard });
+            pack(join(head, placement(place)), entry, lost, objects)
         }
         Item::NoSuchBucket => json!({ "structure": "object", "defect": "there is no such bucket" }),
         Item::NoSuchKey => json!({ "structure": "object", "defect": "there is no such key in the bucket" }),
@@ -326,6 +333,38 @@ fn chunk(chunk: &DirectoryChunk) -> Value {
     })
 }
 
+fn pack(
+    head: Value,
+    of: &DirectoryEntry,
+    lost: &[Range<u64>],
+    objects: &Result<Vec<PackItem>, Defect>,
+) -> Value {
+    let head = join(
+        head,
+        json!({ "block": of.block, "len": of.len, "body_uuid": hex::encode(of.owner.body), "begun": of.owner.begun }),
+    );
+    let runs = lost.iter().map(|run| format!("bytes {} to {} cannot be had", run.start, run.end));
+    let mut defects: Vec<String> = runs.collect();
+    let listed = match objects {
+        Err(defect) => {
+            defects.push(format!("its list: {defect}"));
+            json!({})
+        }
+        Ok(objects) => {
+            let object = |item: &PackItem| {
+                let place = json!({ "offset": item.offset, "len": item.len });
+                let is_shown = !item.value.is_empty();
+                let of =
+                    if is_shown { entry(&item.key, &item.value) } else { json!({ "key": key(&item.key) }) };
+                join(place, of)
+            };
+            json!({ "objects": objects.iter().map(object).collect::<Vec<_>>() })
+        }
+    };
+    let head = join(head, listed);
+    if defects.is_empty() { head } else { join(head, json!({ "defects": defects })) }
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -487,4 +526,57 @@ fn bucket_of(bucket: &Bucket) -> Value {
 
 fn pairs(pairs: &[(String, String)]) -> Map<String, Value> {
     pairs.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use basalt_engine::body::directory::{Content, Owner};
+    use basalt_engine::extent::{Column, DiskIndex, ExtentId};
+    use basalt_engine::index::key::{self, VersionOrder};
+
+    use super::*;
+
+    #[test]
+    fn a_pack_is_shown_with_its_objects_and_what_is_wrong_with_it() {
+        let column = |disk| Column { disk: DiskIndex(disk), slot: 3 };
+        let placement =
+            Placement { id: ExtentId(9), class: ExtentClass::Data, columns: vec![column(0), column(1)] };
+        let entry = DirectoryEntry {
+            block: 7,
+            len: 500,
+            body_offset: 0,
+            last: true,
+            data_crcs: vec![1],
+            parity_crcs: vec![1],
+            content: Content::Pack,
+            owner: Owner { body: [5; 16], begun: 11, ..Owner::default() },
+        };
+        let key = key::object(2, b"folder/key", VersionOrder::NULL);
+        let listed = PackItem { key, value: Vec::new(), offset: 0, len: 400 };
+        let item = |lost, objects| Item::Pack {
+            shard: 1,
+            placement: placement.clone(),
+            entry: Box::new(entry.clone()),
+            lost,
+            objects,
+        };
+        let whole = of(&item(Vec::new(), Ok(vec![listed.clone()])));
+        assert_eq!(
+            (&whole["structure"], &whole["extent"], &whole["block"]),
+            (&json!("pack"), &json!(9), &json!(7))
+        );
+        let object = &whole["objects"][0];
+        assert_eq!((&object["len"], &object["key"]["name"]), (&json!(400), &json!("folder/key")));
+        assert!(whole.get("defects").is_none() && object.get("value").is_none());
+        let text = super::super::text::of(&whole);
+        assert!(text.starts_with("pack\n") && text.contains("name: folder/key"), "{text}");
+        let damaged = of(&item(std::iter::once(0..100).collect(), Ok(vec![listed])));
+        assert_eq!(damaged["defects"], json!(["bytes 0 to 100 cannot be had"]));
+        let defect = Defect::Short { len: 0 };
+        assert!(
+            of(&item(Vec::new(), Err(defect)))["defects"][0]
+                .as_str()
+                .is_some_and(|text| text.contains("list"))
+        );
+    }
 }

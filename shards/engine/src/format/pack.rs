@@ -4,6 +4,8 @@
 //! freed, so the list keeps what its records said: key and value of each. With it the collector finds what a pack
 //! still holds, and a lost index can be rebuilt.
 
+use std::ops::Range;
+
 use super::codec::{DecodeError, Decoder, Encoder};
 use super::record::{KEY_LEN_MAX, VALUE_LEN_MAX};
 
@@ -80,16 +82,16 @@ pub fn encode_list(items: &[PackItem]) -> Vec<u8> {
 /// Bytes of the list of no object, with its trailer.
 pub const EMPTY_LIST_LEN: usize = 4 + TRAILER_LEN;
 
-/// The objects of a whole pack.
+/// Where the list lies in a pack of `pack_len` bytes that ends in `trailer`.
 ///
 /// # Errors
-/// [`DecodeError`]; whatever the bytes are, nothing panics.
-pub fn decode_list(pack: &[u8]) -> Result<Vec<PackItem>, DecodeError> {
+/// [`DecodeError`].
+pub fn list_range(pack_len: usize, trailer: &[u8]) -> Result<Range<usize>, DecodeError> {
     let invalid = |field, got| DecodeError::Invalid { field, got };
-    let Some(at) = pack.len().checked_sub(TRAILER_LEN) else {
-        return Err(invalid("pack length", pack.len() as u64));
+    let Some(end) = pack_len.checked_sub(TRAILER_LEN) else {
+        return Err(invalid("pack length", pack_len as u64));
     };
-    let mut trailer = Decoder::new(&pack[at..]);
+    let mut trailer = Decoder::new(trailer);
     if trailer.array("pack magic")? != MAGIC {
         return Err(invalid("pack magic", 0));
     }
@@ -99,7 +101,18 @@ pub fn decode_list(pack: &[u8]) -> Result<Vec<PackItem>, DecodeError> {
     }
     trailer.u16("reserved")?;
     let len = trailer.u32("list length")?;
-    let Some(start) = at.checked_sub(len as usize) else { return Err(invalid("list length", len.into())) };
+    let Some(start) = end.checked_sub(len as usize) else { return Err(invalid("list length", len.into())) };
+    Ok(start..end)
+}
+
+/// The objects of a whole pack.
+///
+/// # Errors
+/// [`DecodeError`]; whatever the bytes are, nothing panics.
+pub fn decode_list(pack: &[u8]) -> Result<Vec<PackItem>, DecodeError> {
+    let invalid = |field, got| DecodeError::Invalid { field, got };
+    let list = list_range(pack.len(), &pack[pack.len().saturating_sub(TRAILER_LEN)..])?;
+    let (start, at) = (list.start, list.end);
     let mut from = Decoder::new(&pack[start..at]);
     let count = from.count("pack items", PACK_COUNT_MAX)?;
     let mut items = Vec::with_capacity(count);

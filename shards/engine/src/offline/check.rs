@@ -9,8 +9,9 @@ mod bodies;
 mod chunk;
 mod entries;
 mod log;
+mod packs;
 mod report;
-mod stripe;
+pub(super) mod stripe;
 mod tables;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@
 //! at. Structures are handed out one after the other, as they are met: a deployment does not fit into memory.
 
 mod item;
+mod packs;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -134,7 +135,10 @@ impl Look<'_> {
         if self.wants(What::Manifest) {
             self.manifest().await;
         }
-        if ![What::Extents, What::Log, What::Table, What::Directory].iter().any(|&what| self.wants(what)) {
+        if ![What::Extents, What::Log, What::Table, What::Directory, What::Pack]
+            .iter()
+            .any(|&what| self.wants(what))
+        {
             return;
         }
         let Some(state) = load(self.core, &self.files, self.set, self.emit).await else { return };
@@ -149,6 +153,9 @@ impl Look<'_> {
         }
         if self.wants(What::Directory) {
             self.directories(&state).await;
+        }
+        if self.wants(What::Pack) {
+            self.packs(&state).await;
         }
     }
 
@@ -310,37 +317,50 @@ impl Look<'_> {
     }
 
     async fn directories(&mut self, state: &ShardState) {
-        let superblock = &self.set.superblock;
-        let origin =
-            Origin { shard: self.files.shard, epoch: superblock.epoch, secret: superblock.hash_seed };
         for entry in state.extents_of(ExtentClass::Data) {
             if !self.wants_extent(entry.placement.id) {
                 continue;
             }
             for &column in &entry.placement.columns {
-                self.chunks(entry, column, &origin).await;
+                for (offset, seen) in self.chunks(entry, column).await {
+                    let place = self.place_in(ExtentClass::Data, column, offset);
+                    (self.emit)(match seen {
+                        Seen::Unreadable(defect) => Item::Unreadable { place, len: BLOCK_LEN as u64, defect },
+                        Seen::Chunk(found) => Item::Chunk {
+                            place,
+                            shard: self.files.shard,
+                            extent: entry.placement.id,
+                            found: found.map(Box::new),
+                        },
+                    });
+                }
             }
         }
     }
 
-    /// Every block may begin a chunk; blocks that were never given out hold none.
-    async fn chunks(&mut self, entry: &ExtentEntry, column: Column, origin: &Origin) {
-        let id = entry.placement.id;
-        let Some((Ok(file), start)) = self.files.locate(ExtentClass::Data, column) else { return };
+    fn origin(&self) -> Origin {
+        let superblock = &self.set.superblock;
+        Origin { shard: self.files.shard, epoch: superblock.epoch, secret: superblock.hash_seed }
+    }
+
+    /// What a column has of a directory, by offset in it. Every block may begin a chunk; blocks that were never given out hold none.
+    async fn chunks(&self, entry: &ExtentEntry, column: Column) -> Vec<(u64, Seen)> {
+        let (id, origin) = (entry.placement.id, self.origin());
+        let mut chunks = Vec::new();
+        let Some((Ok(file), start)) = self.files.locate(ExtentClass::Data, column) else { return chunks };
         let given_out = u64::from(entry.next_block) * BLOCK_LEN as u64;
         let mut window =
             Window::new(self.core, file, start, given_out.min(self.files.geometry.data_slot_len));
         let mut offset = 0;
         while offset < window.len() {
             let block = u32::try_from(offset / BLOCK_LEN as u64).expect("a column has less than 2^32 blocks");
-            let place = self.place_in(ExtentClass::Data, column, offset);
             let sealed = match window.get(offset, BLOCK_LEN).await {
                 Ok(bytes) => {
                     bytes.starts_with(&CHUNK_MAGIC)
                         && bytes[SEAL_OFFSET..SEAL_OFFSET + SEAL_LEN] == origin.seal(id, block)
                 }
                 Err(defect) => {
-                    (self.emit)(Item::Unreadable { place: place.clone(), len: BLOCK_LEN as u64, defect });
+                    chunks.push((offset, Seen::Unreadable(defect)));
                     false
                 }
             };
@@ -349,14 +369,21 @@ impl Look<'_> {
                 let len = usize::try_from(window.len() - offset).unwrap_or(usize::MAX).min(CHUNK_LEN_MAX);
                 let found = window.get(offset, len).await;
                 let found =
-                    found.and_then(|bytes| DirectoryChunk::decode(bytes, origin).map_err(Defect::Frame));
+                    found.and_then(|bytes| DirectoryChunk::decode(bytes, &origin).map_err(Defect::Frame));
                 taken = found.as_ref().map_or(taken, DirectoryChunk::encoded_len);
-                let found = found.map(Box::new);
-                (self.emit)(Item::Chunk { place, shard: self.files.shard, extent: id, found });
+                chunks.push((offset, Seen::Chunk(found)));
             }
             offset += taken;
         }
+        chunks
     }
+}
+
+/// A place of a directory.
+enum Seen {
+    /// A block that the device does not give.
+    Unreadable(Defect),
+    Chunk(Result<DirectoryChunk, Defect>),
 }
 
 fn kind_name(kind: FrameKind) -> &'static str {

@@ -2,6 +2,7 @@
 
 mod check;
 mod inspect;
+mod packs;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -98,6 +99,7 @@ fn everything() -> Query {
         What::Log,
         What::Table,
         What::Directory,
+        What::Pack,
     ];
     Query { what: what.into(), entries: true, ..Query::default() }
 }

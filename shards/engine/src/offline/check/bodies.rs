@@ -21,6 +21,15 @@ const GROUP_LEN: u64 = 4 << 20;
 /// Bytes that are tried alone when a longer read fails.
 const PIECE_LEN: usize = BLOCK_CRC_LEN as usize;
 
+/// The bytes of a body, as far as they can be had.
+#[derive(Default)]
+pub(super) struct Collected {
+    /// As they were read where nothing restores them.
+    pub(super) bytes: Vec<u8>,
+    /// Runs of them that are not right.
+    pub(super) lost: Vec<Range<u64>>,
+}
+
 /// What was read of one column.
 struct ColumnBytes {
     bytes: Vec<u8>,
@@ -36,7 +45,7 @@ struct Run<'a> {
     shape: StripeShape,
     crcs: &'a [u32],
     parity_crcs: Option<Vec<u32>>,
-    owner: &'a Owner,
+    owner: Option<&'a Owner>,
 }
 
 impl Run<'_> {
@@ -53,22 +62,23 @@ impl Run<'_> {
 }
 
 impl Checker<'_> {
-    /// Checks a body in stripes. With `collect` returns its bytes, if all of them can be had.
+    /// Checks a body in stripes, of `owner` if it is of one alone. With `collect` returns its bytes, unless its description
+    /// contradicts itself.
     pub(super) async fn striped(
         &mut self,
         shard: &CheckedShard,
         body: &StripedBody,
-        owner: &Owner,
+        owner: Option<&Owner>,
         collect: bool,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<Collected> {
         let geometry = shard.files.geometry;
         let id = shard.files.shard;
         if let Err(error) = body.check(&geometry) {
-            self.contradiction(Structure::Entry, id, Some(owner), error.to_string());
+            self.contradiction(Structure::Entry, id, owner, error.to_string());
             return None;
         }
         let shape = StripeShape::new(&geometry);
-        let mut collected = collect.then(Vec::new);
+        let mut collected = collect.then(Collected::default);
         let mut first_crc = 0;
         for segment in &body.segments {
             let count = shape.crc_count(segment.len) as usize;
@@ -79,8 +89,12 @@ impl Checker<'_> {
             let Some(entry) = entry.filter(|entry| entry.placement.columns.len() == geometry.columns())
             else {
                 let reason = format!("it lies in data extent {}, which does not exist", segment.extent.0);
-                self.contradiction(Structure::Entry, id, Some(owner), reason);
-                collected = None;
+                self.contradiction(Structure::Entry, id, owner, reason);
+                if let Some(collected) = &mut collected {
+                    let start = collected.bytes.len() as u64;
+                    collected.lost.push(start..start + segment.len);
+                    collected.bytes.resize(usize::try_from(start + segment.len).expect("it is short"), 0);
+                }
                 continue;
             };
             let parity_crcs = self.chunk(shard, entry, segment, crcs, owner).await;
@@ -90,7 +104,7 @@ impl Checker<'_> {
         collected
     }
 
-    async fn segment(&mut self, shard: &CheckedShard, run: &Run<'_>, collected: &mut Option<Vec<u8>>) {
+    async fn segment(&mut self, shard: &CheckedShard, run: &Run<'_>, collected: &mut Option<Collected>) {
         let columns = &run.entry.placement.columns;
         let strip_len = run.shape.strip_len();
         let group = (GROUP_LEN / columns.len() as u64 / strip_len).max(1) * run.shape.stripe_len();
@@ -120,29 +134,34 @@ impl Checker<'_> {
         stripe: &Stripe,
         from: usize,
         read: &mut [ColumnBytes],
-        collected: &mut Option<Vec<u8>>,
+        collected: &mut Option<Collected>,
     ) {
+        let mut lost = Vec::new();
         for block in 0..blocks_per_strip(stripe.strip_len) {
             let in_strip = block * BLOCK_CRC_LEN;
             let len = BLOCK_CRC_LEN.min(stripe.strip_len - in_strip) as usize;
             let start = from + in_strip as usize;
             let offset = u64::from(run.segment.block) * BLOCK_LEN as u64 + stripe.column_offset + in_strip;
             let wanted = collected.is_some();
-            if !self.row(shard, run, (stripe, block), offset, start..start + len, (read, wanted)).await {
-                *collected = None;
-            }
+            let columns =
+                self.row(shard, run, (stripe, block), offset, start..start + len, (read, wanted)).await;
+            let place = |column: usize| column as u64 * stripe.strip_len + in_strip;
+            lost.extend(columns.into_iter().map(|column| place(column)..place(column) + len as u64));
         }
         if let Some(collected) = collected {
-            let end = collected.len() + stripe.len as usize;
+            let start = collected.bytes.len() as u64;
             for column in read.iter().take(run.shape.k() as usize) {
-                collected.extend_from_slice(&column.bytes[from..from + stripe.strip_len as usize]);
+                collected.bytes.extend_from_slice(&column.bytes[from..from + stripe.strip_len as usize]);
             }
-            collected.truncate(end);
+            collected.bytes.truncate((start + stripe.len) as usize);
+            // Padding is nobody's.
+            let lost = lost.into_iter().filter(|run| run.start < stripe.len);
+            collected.lost.extend(lost.map(|run| start + run.start..start + run.end.min(stripe.len)));
         }
     }
 
     /// Checks one block of every column, at `offset` of the columns and `range` of what was read; puts right bytes there, those of
-    /// missing disks too if they are wanted. Whether all data could be had.
+    /// missing disks too if they are wanted. Returns the data columns whose block cannot be had.
     async fn row(
         &mut self,
         shard: &CheckedShard,
@@ -151,7 +170,7 @@ impl Checker<'_> {
         offset: u64,
         range: Range<usize>,
         (read, wanted): (&mut [ColumnBytes], bool),
-    ) -> bool {
+    ) -> Vec<usize> {
         let k = run.shape.k() as usize;
         let expected: Vec<Option<u32>> = (0..read.len()).map(|index| run.crc(stripe, index, block)).collect();
         let states = read.iter().zip(&expected).map(|(column, &expected)| {
@@ -169,7 +188,7 @@ impl Checker<'_> {
             CellState::Unverified | CellState::Bad(_) => false,
         };
         if states.iter().enumerate().all(is_fine) {
-            return true;
+            return Vec::new();
         }
         let row: Vec<Cell<'_>> = read
             .iter()
@@ -194,10 +213,9 @@ impl Checker<'_> {
             let structure = if index < k { Structure::Data } else { Structure::Parity };
             let place =
                 self.place_in(&shard.files, ExtentClass::Data, run.entry.placement.columns[index], offset);
-            self.damaged(structure, Some(shard.files.shard), place, &defect, Some(run.owner), cure).await;
+            self.damaged(structure, Some(shard.files.shard), place, &defect, run.owner, cure).await;
         }
         let Some(restored) = restored else {
-            let data_are_whole = states.iter().take(k).all(|state| *state == CellState::Good);
             let is_absent = states.iter().take(k).any(|state| *state == CellState::Absent);
             if is_absent && !states.iter().any(|state| matches!(state, CellState::Bad(_))) {
                 let reason =
@@ -205,17 +223,17 @@ impl Checker<'_> {
                 self.lost(
                     Structure::Data,
                     shard.files.shard,
-                    Some(run.owner),
+                    run.owner,
                     reason,
                     "too many disks are missing",
                 );
             }
-            return data_are_whole;
+            return (0..k).filter(|&index| states[index] != CellState::Good).collect();
         };
         for (index, bytes) in restored {
             read[index].bytes[range.clone()].copy_from_slice(&bytes);
         }
-        true
+        Vec::new()
     }
 
     /// Checks every replica of a body in the log.

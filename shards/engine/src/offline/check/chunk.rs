@@ -23,7 +23,7 @@ impl Checker<'_> {
         entry: &ExtentEntry,
         segment: &Segment,
         crcs: &[u32],
-        owner: &Owner,
+        owner: Option<&Owner>,
     ) -> Option<Vec<u32>> {
         let geometry = &shard.files.geometry;
         let column_len = StripeShape::new(geometry).column_len(segment.len);
@@ -35,10 +35,11 @@ impl Checker<'_> {
                 && found.data_crcs == crcs
                 && found.fits(geometry)
         };
+        let name_len = owner.map_or(0, |owner| owner.key.len());
         let mut found = None;
         let mut copies = Vec::new();
         // As long as it must be if it describes this segment alone; otherwise as long as it can be.
-        for len in [chunk_len(geometry, owner.key.len(), column_len), CHUNK_LEN_MAX as u64] {
+        for len in [chunk_len(geometry, name_len, column_len), CHUNK_LEN_MAX as u64] {
             copies = self
                 .copies(shard, entry, offset, usize::try_from(len.min(room)).expect("64 KiB at most"))
                 .await;
@@ -57,7 +58,7 @@ impl Checker<'_> {
         let Some(found) = found else {
             let reason = format!("no column has the one at {offset} of data extent {}", entry.placement.id.0);
             let why = "the data are whole without it, but it cannot be made anew";
-            self.lost(Structure::DirectoryChunk, shard.files.shard, Some(owner), reason, why);
+            self.lost(Structure::DirectoryChunk, shard.files.shard, owner, reason, why);
             return None;
         };
         let right = copies[found].chunk.as_ref().expect("it was found among the whole ones").clone();
@@ -71,7 +72,7 @@ impl Checker<'_> {
             };
             let place = self.place_in(&shard.files, ExtentClass::Data, copy.column, offset);
             let (structure, id) = (Structure::DirectoryChunk, shard.files.shard);
-            self.damaged(structure, Some(id), place, &defect, Some(owner), Cure::Bytes(bytes.clone())).await;
+            self.damaged(structure, Some(id), place, &defect, owner, Cure::Bytes(bytes.clone())).await;
         }
         right.entries.into_iter().find(describes).map(|entry| entry.parity_crcs)
     }

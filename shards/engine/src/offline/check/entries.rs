@@ -1,17 +1,21 @@
 //! Every entry of the index: it decodes, it belongs to this shard, the extents it names exist, its bytes are whole, and live
 //! counts are the sum of it all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Range;
 
+use super::bodies::Collected;
 use super::{CheckedShard, Checker, Owner, Phase, Progress, Structure};
 use crate::ScrubProgress;
 use crate::body::StripedBody;
 use crate::extent::{ExtentClass, ExtentId};
+use crate::format::pack::PACK_LEN_MAX;
 use crate::index::key::{self, Family, Key};
 use crate::offline::table::Entries;
 use crate::value::{
-    self, Body, Bucket, Footprint, Object, Part, PartBody, Striped, Upload, UploadState, UploadedPart,
-    ValueError,
+    self, Body, Bucket, Footprint, Object, Packed, Part, PartBody, Striped, Upload, UploadState,
+    UploadedPart, ValueError,
 };
 
 /// Longest blob that is read into memory, bytes.
@@ -24,8 +28,8 @@ struct Sums {
     live: BTreeMap<ExtentId, u64>,
     /// Parts that an object took over, by upload: a bit each, zeros at the end cut off.
     taken_over: BTreeMap<[u8; 16], Vec<u8>>,
-    /// Packs that were read, by extent and first block.
-    packs: BTreeSet<(u64, u32)>,
+    /// Packs that were read, by extent and first block, and what of each cannot be had.
+    packs: BTreeMap<(u64, u32), Vec<Range<u64>>>,
 }
 
 impl Checker<'_> {
@@ -145,18 +149,7 @@ impl Checker<'_> {
                 }
                 None => {}
             },
-            Body::Packed(packed) => {
-                let range_end = packed.offset.saturating_add(object.len);
-                if range_end > packed.pack.len {
-                    let reason = "its body reaches beyond its pack".to_owned();
-                    self.contradiction(Structure::Entry, shard.files.shard, Some(owner), reason);
-                }
-                // Many share it; it is read once.
-                let first = packed.pack.segments.first().map(|first| (first.extent, first.block));
-                if first.is_none_or(|first| sums.packs.insert(first)) {
-                    self.body(shard, &packed.pack, owner, false).await;
-                }
-            }
+            Body::Packed(packed) => self.packed(shard, packed, object.len, owner, sums).await,
             Body::Striped(body) => {
                 self.body(shard, body, owner, false).await;
             }
@@ -169,6 +162,37 @@ impl Checker<'_> {
             }
         }
         object.merged_parts().map(drop)
+    }
+
+    /// Many share a pack. It is read once, and what of it is lost is told for each of them that has bytes there.
+    async fn packed(
+        &mut self,
+        shard: &CheckedShard,
+        packed: &Packed,
+        len: u64,
+        owner: &Owner,
+        sums: &mut Sums,
+    ) {
+        let id = shard.files.shard;
+        let end = packed.offset.saturating_add(len);
+        let [first] = packed.pack.segments.as_slice() else {
+            let reason = "its pack is not one segment".to_owned();
+            return self.contradiction(Structure::Entry, id, Some(owner), reason);
+        };
+        if end > packed.pack.len || packed.pack.len > PACK_LEN_MAX as u64 {
+            let reason = "its body reaches beyond its pack".to_owned();
+            return self.contradiction(Structure::Entry, id, Some(owner), reason);
+        }
+        let place = (first.extent, first.block);
+        let lost = match sums.packs.entry(place) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(self.pack(shard, &packed.pack).await),
+        };
+        if lost.iter().any(|run| run.start < end && run.end > packed.offset) {
+            let reason =
+                format!("its bytes in the pack at block {} of data extent {} are lost", place.1, place.0);
+            self.lost(Structure::Packed, id, Some(owner), reason, "too few blocks of the pack are whole");
+        }
     }
 
     /// Without `sums` the part is an object's by now.
@@ -220,8 +244,11 @@ impl Checker<'_> {
             self.contradiction(Structure::Entry, shard.files.shard, Some(owner), reason);
             return None;
         }
-        let bytes = self.body(shard, map, owner, true).await?;
-        match value::decode(&bytes) {
+        let found = self.body(shard, map, owner, true).await?;
+        if !found.lost.is_empty() {
+            return None;
+        }
+        match value::decode(&found.bytes) {
             Ok(value) => Some(value),
             Err(error) => {
                 let reason = format!("in a blob: {error}");
@@ -237,8 +264,8 @@ impl Checker<'_> {
         body: &Striped,
         owner: &Owner,
         collect: bool,
-    ) -> Option<Vec<u8>> {
-        self.striped(shard, &StripedBody::from(body), owner, collect).await
+    ) -> Option<Collected> {
+        self.striped(shard, &StripedBody::from(body), Some(owner), collect).await
     }
 
     fn footprint(&mut self, shard: &CheckedShard, footprint: &[Footprint], owner: &Owner, sums: &mut Sums) {

@@ -28,6 +28,10 @@ pub enum Structure {
     Data,
     Parity,
     DirectoryChunk,
+    /// A small object in a pack, of which bytes are lost.
+    Packed,
+    /// The list at the end of a pack.
+    PackList,
     /// Live bytes of extents.
     LiveCount,
 }
@@ -50,6 +54,8 @@ impl Structure {
             Structure::Data => "data block",
             Structure::Parity => "parity block",
             Structure::DirectoryChunk => "directory chunk",
+            Structure::Packed => "packed body",
+            Structure::PackList => "pack list",
             Structure::LiveCount => "live count",
         }
     }

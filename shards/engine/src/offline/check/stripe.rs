@@ -11,13 +11,13 @@ use crate::offline::media::Defect;
 const CHOICES_MAX: u32 = 1 << 12;
 
 /// The block of one column.
-pub(super) struct Cell<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) state: CellState,
+pub(in crate::offline) struct Cell<'a> {
+    pub(in crate::offline) bytes: &'a [u8],
+    pub(in crate::offline) state: CellState,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum CellState {
+pub(in crate::offline) enum CellState {
     /// It has its checksum.
     Good,
     /// Parity, and its checksum is not known.
@@ -28,7 +28,11 @@ pub(super) enum CellState {
 }
 
 /// What a cell is, by the checksum that it must have.
-pub(super) fn judge(bytes: &[u8], unreadable: Option<Defect>, expected: Option<u32>) -> CellState {
+pub(in crate::offline) fn judge(
+    bytes: &[u8],
+    unreadable: Option<Defect>,
+    expected: Option<u32>,
+) -> CellState {
     match (unreadable, expected) {
         (Some(defect), _) => CellState::Bad(defect),
         (None, None) => CellState::Unverified,
@@ -41,7 +45,7 @@ pub(super) fn judge(bytes: &[u8], unreadable: Option<Defect>, expected: Option<u
 
 /// Right bytes of all columns that are not known to be good; `None` if too few are. `expected` are the checksums of columns as far
 /// as they are known, data first.
-pub(super) fn restore(
+pub(in crate::offline) fn restore(
     codec: &mut Codec,
     k: usize,
     row: &[Cell<'_>],

@@ -1,13 +1,15 @@
 //! What can be asked for, and what is answered.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::body::directory::DirectoryChunk;
+use crate::body::directory::{DirectoryChunk, DirectoryEntry};
 use crate::extent::{DiskIndex, ExtentId, Placement};
 use crate::format::batch::BatchHeader;
 use crate::format::log_header::LogHeader;
 use crate::format::manifest::{ExtentEntry, Manifest};
+use crate::format::pack::PackItem;
 use crate::format::record::Record;
 use crate::format::root::Root;
 use crate::format::superblock::Superblock;
@@ -26,6 +28,8 @@ pub enum What {
     Table,
     /// Directory chunks of data extents.
     Directory,
+    /// Packs of small objects, with the lists at their ends.
+    Pack,
 }
 
 /// An object, by the names of its bucket and its key.
@@ -42,9 +46,10 @@ pub struct Query {
     pub object: Option<ObjectName>,
     /// Of this shard alone.
     pub shard: Option<u16>,
-    /// Of this extent alone, for [`What::Extents`], [`What::Log`], [`What::Table`] and [`What::Directory`].
+    /// Of this extent alone, for [`What::Extents`], [`What::Log`], [`What::Table`], [`What::Directory`] and
+    /// [`What::Pack`].
     pub extent: Option<ExtentId>,
-    /// Entries of index tables too, not only where their blocks lie.
+    /// Entries of index tables too, not only where their blocks lie; of packs values too, not only keys.
     pub entries: bool,
 }
 
@@ -159,6 +164,17 @@ pub enum Item {
         shard: u16,
         extent: ExtentId,
         found: Result<Box<DirectoryChunk>, Defect>,
+    },
+    /// A pack, restored from what disks are at hand.
+    Pack {
+        shard: u16,
+        placement: Placement,
+        /// What the directory says of it.
+        entry: Box<DirectoryEntry>,
+        /// Runs of its bytes that cannot be had.
+        lost: Vec<Range<u64>>,
+        /// What its list says; values are empty where they were not asked for.
+        objects: Result<Vec<PackItem>, Defect>,
     },
     NoSuchBucket,
     NoSuchKey,

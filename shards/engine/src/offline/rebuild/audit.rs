@@ -199,6 +199,16 @@ impl Work<'_> {
             let owner = &body.owner;
             report(&self.line(owner.bucket, &owner.name, body.striped.len, Fate::NotRecovered(why)));
         }
+        for (index, pack) in self.survey.bodies.iter().enumerate() {
+            let Some(refusal) = self.refused.get(&index).filter(|_| pack.content == Content::Pack) else {
+                continue;
+            };
+            let (extent, block) = pack.striped.segments.first().map_or((0, 0), place_of);
+            let what = format!(
+                "a pack at block {block} of data extent {extent}: {refusal}; small objects that it held are missing"
+            );
+            report(&self.line(0, b"", pack.striped.len, Fate::NotRecovered(Why::Incomplete(what))));
+        }
         for fragment in &self.survey.fragments {
             let owner = &fragment.owner;
             let is_named = fragment.segments.iter().any(|segment| named.places.contains(&place_of(segment)));

@@ -51,8 +51,8 @@ enum Claim {
     /// A blob with the list of an object's parts.
     List(usize),
     Parts(Gathered),
-    /// A small object that a pack lists.
-    Packed(Box<Object>),
+    /// A small object that a pack lists, and whether its bytes can be had.
+    Packed(Box<Object>, bool),
 }
 
 /// What decides for a name.
@@ -99,22 +99,23 @@ impl Work<'_> {
                 claims.entry((owner.bucket, owner.name.clone())).or_default().push((owner.begun, claim));
             }
         }
+        let mut refused = Vec::new();
         for (index, body) in self.survey.bodies.iter().enumerate() {
             if body.content != Content::Pack {
                 continue;
             }
             match self.objects_of_pack(body).await {
                 Ok(objects) => {
-                    for (name, object) in objects.into_iter().filter(|(name, _)| !gone.contains(&name.0)) {
-                        let claim = Claim::Packed(Box::new(object.clone()));
-                        claims.entry(name).or_default().push((object.modified, claim));
+                    for packed in objects.into_iter().filter(|packed| !gone.contains(&packed.name.0)) {
+                        let modified = packed.object.modified;
+                        let claim = Claim::Packed(Box::new(packed.object), packed.is_whole);
+                        claims.entry(packed.name).or_default().push((modified, claim));
                     }
                 }
-                Err(refusal) => {
-                    tracing::debug!(index, %refusal, "a pack cannot be recovered");
-                }
+                Err(refusal) => refused.push((index, refusal.to_string())),
             }
         }
+        self.refused.extend(refused);
         // Whose parts were moved may have no claim of its own.
         let known = self.replayed.verdicts.iter().filter(|(name, _)| !gone.contains(&name.0));
         let moved = known.filter(|(_, verdict)| verdict.sequence < bounds.tail && verdict.put.is_some());
@@ -142,10 +143,11 @@ impl Work<'_> {
             settled = settled || begun <= recorded && self.relocate(name, bounds).await;
             let verdict = self.replayed.verdicts.get(name);
             // A pack's list has the time of the record, which may be in an extent that was given to others since.
-            let began_by = if matches!(claim, Claim::Packed(_)) { begun.saturating_add(1) } else { begun };
+            let began_by = if matches!(claim, Claim::Packed(..)) { begun.saturating_add(1) } else { begun };
             if !settled && bounds.may_be_live(began_by, verdict) {
                 let made = match &claim {
-                    Claim::Packed(object) => Ok(((**object).clone(), How::LastKnown)),
+                    Claim::Packed(object, true) => Ok(((**object).clone(), How::LastKnown)),
+                    Claim::Packed(object, false) => Ok(((**object).clone(), How::LastKnownInPart)),
                     Claim::Body(index) => self
                         .object_of_body(*index)
                         .await

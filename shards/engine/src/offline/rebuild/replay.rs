@@ -81,7 +81,7 @@ impl Work<'_> {
             self.survey.bodies.iter().map(|body| (body.owner.bucket, body.owner.name.clone())).collect();
         for body in self.survey.bodies.iter().filter(|body| body.content == Content::Pack) {
             let listed = self.objects_of_pack(body).await.unwrap_or_default();
-            names.extend(listed.into_iter().map(|(name, _)| name));
+            names.extend(listed.into_iter().map(|packed| packed.name));
         }
         let recycled: Vec<bool> = self
             .history

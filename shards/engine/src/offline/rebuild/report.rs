@@ -34,6 +34,8 @@ pub enum How {
     Current,
     /// From the last record there is. A later one may have been in a gap of the log.
     LastKnown,
+    /// The same, and some of its bytes, in a pack, are lost: reading those fails.
+    LastKnownInPart,
     /// From directories: name, bytes and time. Its metadata are gone, and it may have been deleted.
     Directory { etag: ETagSource },
     /// From the parts of an upload that nothing says was completed: they may have been given up. When the last one is as
@@ -112,7 +114,8 @@ impl Summary {
                     Fate::Recovered(How::Current) => &mut self.current,
                     Fate::Recovered(How::LastKnown) => &mut self.last_known,
                     Fate::Recovered(
-                        How::Directory { etag: ETagSource::Damaged }
+                        How::LastKnownInPart
+                        | How::Directory { etag: ETagSource::Damaged }
                         | How::Parts { etag: ETagSource::Damaged, .. },
                     ) => &mut self.damaged,
                     Fate::Recovered(How::Directory { .. } | How::Parts { .. }) => &mut self.from_directories,
@@ -169,6 +172,7 @@ impl std::fmt::Display for How {
         match self {
             How::Current => out.write_str("current"),
             How::LastKnown => out.write_str("last-known"),
+            How::LastKnownInPart => out.write_str("last-known (blocks are lost)"),
             How::Directory { etag } => write!(out, "directory ({etag})"),
             How::Parts { count, end_seen: true, etag } => write!(out, "parts ({count} parts, {etag})"),
             How::Parts { count, end_seen: false, etag } => {

@@ -1,6 +1,7 @@
 //! Values made anew from what directories say: what the index would have, but for what it alone knew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 
 use basalt_md5::Md5;
@@ -8,11 +9,12 @@ use basalt_md5::Md5;
 use super::Work;
 use super::bodies::{FoundBody, place_of};
 use super::names::{Gathered, PartSource, weakest};
+use super::replay::Name;
 use super::report::ETagSource;
 use crate::body::directory::Content;
 use crate::body::{BodyError, Places, StripedBody};
 use crate::extent::ExtentId;
-use crate::format::pack::{self, PACK_LEN_MAX};
+use crate::format::pack::{self, PACK_LEN_MAX, TRAILER_LEN};
 use crate::index::key::{Key, VALUE_LEN_MAX};
 use crate::value::{
     self, Body, Footprint, Object, Packed, Part, PartBody, Striped, UploadedPart, Value, ValueError,
@@ -33,7 +35,7 @@ pub(super) enum Refusal {
     NoExtent(u64),
     /// Bytes of a part are lost: whoever completes its upload would not know.
     Damaged,
-    /// The list of a pack does not say what it should.
+    /// The list of a pack is lost, or does not say what it should.
     PackList,
 }
 
@@ -44,11 +46,19 @@ impl std::fmt::Display for Refusal {
             Refusal::Blob(error) => write!(out, "its blob: {error}"),
             Refusal::BlobValue(error) => write!(out, "its blob: {error}"),
             Refusal::BlobLen(len) => write!(out, "its blob has {len} bytes"),
-            Refusal::PackList => write!(out, "its pack has no list"),
+            Refusal::PackList => write!(out, "its list cannot be had"),
             Refusal::NoExtent(extent) => write!(out, "extent {extent} is not there"),
             Refusal::Damaged => write!(out, "some of its bytes are lost"),
         }
     }
+}
+
+/// A small object that a pack lists.
+pub(super) struct PackedObject {
+    pub(super) name: Name,
+    pub(super) object: Object,
+    /// All its bytes can be had.
+    pub(super) is_whole: bool,
 }
 
 impl Work<'_> {
@@ -220,18 +230,14 @@ impl Work<'_> {
         }
     }
 
-    /// The small objects that a pack lists, by bucket and name.
-    pub(super) async fn objects_of_pack(
-        &self,
-        found: &FoundBody,
-    ) -> Result<Vec<((u64, Vec<u8>), Object)>, Refusal> {
+    /// The small objects that a pack lists. Of a pack that cannot be restored as a whole, each is tried alone.
+    pub(super) async fn objects_of_pack(&self, found: &FoundBody) -> Result<Vec<PackedObject>, Refusal> {
         if found.striped.len > PACK_LEN_MAX as u64 {
             return Err(Refusal::BlobLen(found.striped.len));
         }
-        let mut bytes = Vec::new();
-        self.read(&found.striped, |piece| bytes.extend_from_slice(piece)).await.map_err(Refusal::Blob)?;
-        let items = pack::decode_list(&bytes).map_err(|_| Refusal::PackList)?;
         let [print] = found.footprint.as_slice() else { return Err(Refusal::PackList) };
+        let (bytes, is_whole) = self.bytes_of_pack(&found.striped).await?;
+        let items = pack::decode_list(&bytes).map_err(|_| Refusal::PackList)?;
         let mut objects = Vec::with_capacity(items.len());
         for item in items {
             let Ok(Key::Object { bucket, name, .. }) = Key::decode(&item.key) else { continue };
@@ -239,12 +245,46 @@ impl Work<'_> {
             let Body::Inline { crcs } = &object.body else { continue };
             let (pack, offset) = (found.striped.clone(), item.offset.into());
             let packed = Packed { pack, offset, crcs: crcs.clone() };
+            let is_whole = is_whole || self.is_readable(&packed, item.len).await;
             let bytes = item.share(print.bytes, found.striped.len);
             let footprint = vec![Footprint { bytes, ..*print }];
-            let body = Body::Packed(Box::new(packed));
-            objects.push(((bucket, name.into_owned()), Object { body, footprint, ..object }));
+            let object = Object { body: Body::Packed(Box::new(packed)), footprint, ..object };
+            objects.push(PackedObject { name: (bucket, name.into_owned()), object, is_whole });
         }
         Ok(objects)
+    }
+
+    /// The bytes of a pack, and whether all of them are there: at least those of its list are.
+    async fn bytes_of_pack(&self, pack: &Striped) -> Result<(Vec<u8>, bool), Refusal> {
+        let mut bytes = Vec::new();
+        if self.read(pack, |piece| bytes.extend_from_slice(piece)).await.is_ok() {
+            return Ok((bytes, true));
+        }
+        let range = async |from: u64, to: u64| {
+            let mut bytes = Vec::new();
+            let read = self.read_range(pack, from..to, |piece| bytes.extend_from_slice(piece)).await;
+            read.map(|()| bytes).map_err(|_| Refusal::PackList)
+        };
+        let trailer = range(pack.len.saturating_sub(TRAILER_LEN as u64), pack.len).await?;
+        let list = pack::list_range(pack.len as usize, &trailer).map_err(|_| Refusal::PackList)?;
+        let mut bytes = vec![0; list.start];
+        bytes.extend(range(list.start as u64, pack.len).await?);
+        Ok((bytes, false))
+    }
+
+    /// Whether a packed object can be read, as a server would: by its own checksums, or restored.
+    async fn is_readable(&self, packed: &Packed, len: u32) -> bool {
+        let placement =
+            packed.pack.segments.first().and_then(|first| self.placements.get(&ExtentId(first.extent)));
+        let Some(placement) = placement else { return false };
+        if len == 0 {
+            return true;
+        }
+        if let Ok(Some(_)) = self.bodies.read_packed(placement, &packed.body(len), 0..len).await {
+            return true;
+        }
+        let range = packed.offset..packed.offset + u64::from(len);
+        self.read_range(&packed.pack, range, |_| {}).await.is_ok()
     }
 
     pub(super) async fn read_blob<T: Value>(&self, map: &Striped) -> Result<T, Refusal> {
@@ -256,11 +296,20 @@ impl Work<'_> {
         value::decode(&bytes).map_err(Refusal::BlobValue)
     }
 
-    async fn read(&self, striped: &Striped, mut take: impl FnMut(&[u8])) -> Result<(), BodyError> {
+    async fn read(&self, striped: &Striped, take: impl FnMut(&[u8])) -> Result<(), BodyError> {
+        self.read_range(striped, 0..striped.len, take).await
+    }
+
+    async fn read_range(
+        &self,
+        striped: &Striped,
+        range: Range<u64>,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), BodyError> {
         let placements = Rc::clone(&self.placements);
         let places: Places = Rc::new(move |extent: ExtentId| placements.get(&extent).cloned());
         let body = Rc::new(StripedBody::from(striped));
-        let mut reader = self.bodies.reader(body, 0..striped.len, places, Rc::new(|_, _| {}), None)?;
+        let mut reader = self.bodies.reader(body, range, places, Rc::new(|_, _| {}), None)?;
         while let Some(bytes) = reader.next().await {
             take(&bytes?);
         }
