@@ -69,6 +69,9 @@ impl std::error::Error for ValueError {}
 /// The extension of an object whose parts were merged into one body: the list of them ([`part_list`]).
 pub const PARTS_EXTENSION: u32 = 1;
 
+/// The extension of such an object that says where a copy of its value lies beside its body: an encoded [`Striped`].
+pub const RECORD_EXTENSION: u32 = 2;
+
 /// A section of a value that only newer versions may understand.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
@@ -192,6 +195,34 @@ impl Object {
         }
         Ok(Some(parts))
     }
+
+    /// Where a copy of this value lies in data extents, for the day on which the index is lost: objects whose parts were merged have
+    /// one, for nothing else there says where parts begin.
+    ///
+    /// # Errors
+    /// [`ValueError`].
+    pub fn record_place(&self) -> Result<Option<Striped>, ValueError> {
+        let placed = self.extensions.iter().find(|extension| extension.id == RECORD_EXTENSION);
+        placed.map(|extension| decode(&extension.bytes)).transpose()
+    }
+
+    pub(crate) fn set_record_place(&mut self, place: Option<&Striped>) {
+        self.extensions.retain(|extension| extension.id != RECORD_EXTENSION);
+        self.extensions.extend(place.map(|place| Extension { id: RECORD_EXTENSION, bytes: encode(place) }));
+    }
+
+    /// The value as that copy has it: without what follows from where its bytes lie.
+    pub(crate) fn record(&self) -> Object {
+        let mut record =
+            Object { body: Body::Inline { crcs: Vec::new() }, footprint: Vec::new(), ..self.clone() };
+        record.set_record_place(None);
+        record
+    }
+}
+
+/// The body uuid that directories have of the copy of a value, when the body beside it has `body`.
+pub(crate) fn record_uuid(body: [u8; 16]) -> [u8; 16] {
+    body.map(|byte| !byte)
 }
 
 /// A part of an upload that is still open.
@@ -454,6 +485,21 @@ mod tests {
         assert_eq!(decode::<Object>(&bytes), Ok(object()));
         let summary = summarize(&bytes).expect("valid");
         assert_eq!((summary.len, summary.checksum), (5, Some((3, false))));
+    }
+
+    #[test]
+    fn the_copy_beside_a_body_says_nothing_of_places() {
+        let place =
+            Striped { len: 9, segments: vec![SegmentValue { extent: 1, block: 2, len: 9 }], crcs: vec![3] };
+        let mut placed = object();
+        placed.set_record_place(Some(&place));
+        placed.set_record_place(Some(&place));
+        assert_eq!(placed.extensions.len(), 2, "it has one place");
+        assert_eq!(placed.record_place(), Ok(Some(place)));
+        let record = placed.record();
+        assert_eq!((record.record_place(), record.extensions), (Ok(None), object().extensions));
+        assert_eq!((record.footprint, record.body), (Vec::new(), Body::Inline { crcs: Vec::new() }));
+        assert_eq!(record_uuid(record_uuid([7; 16])), [7; 16]);
     }
 
     #[test]

@@ -472,6 +472,10 @@ fn object_of(object: &Object) -> Value {
         Ok(parts) => json!(parts.map(|parts| parts.iter().map(span).collect::<Vec<_>>())),
         Err(error) => json!({ "defect": error.to_string() }),
     };
+    let record = match object.record_place() {
+        Ok(place) => json!(place.as_ref().map(striped)),
+        Err(error) => json!({ "defect": error.to_string() }),
+    };
     json!({
         "uuid": hex::encode(object.uuid),
         "modified": object.modified,
@@ -479,6 +483,7 @@ fn object_of(object: &Object) -> Value {
         "etag": hex::encode(object.etag),
         "part_count": object.part_count,
         "merged_parts": merged_parts,
+        "record": record,
         "attributes": pairs(&object.attributes),
         "checksum": object.checksum.as_ref().map(checksum),
         "body": body,

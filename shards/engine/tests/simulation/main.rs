@@ -299,6 +299,12 @@ fn merging_that_is_cut_off_leaves_the_parts_or_the_whole() {
 }
 
 #[test]
+fn merged_parts_come_back_from_directories_alone() {
+    let total = run_all(10, merging::rebuilt);
+    must_reach(total.merged > 0 && total.moved > 0 && total.verified > 0, &total);
+}
+
+#[test]
 fn merging_loses_to_clients_and_takes_nothing_from_them() {
     let total = run_all(8, merging::beside_clients);
     must_reach(total.merged > 0 && total.outrun > 0 && total.verified > 0, &total);

@@ -161,6 +161,13 @@ impl Checker<'_> {
                 }
             }
         }
+        if let Some(map) = object.record_place()?
+            && let Some(record) = self.blob::<Object>(shard, &map, owner).await
+            && (record.uuid, record.len, record.etag) != (object.uuid, object.len, object.etag)
+        {
+            let reason = "the copy of its value beside its body is another's".to_owned();
+            self.contradiction(Structure::Entry, shard.files.shard, Some(owner), reason);
+        }
         object.merged_parts().map(drop)
     }
 

@@ -91,8 +91,13 @@ impl Work<'_> {
             let owner = &body.owner;
             let claim = match (&owner.part, body.content) {
                 (None, Content::Payload) => Claim::Body(index),
-                // A blob of a body that is there is that body's list of blocks.
-                (None, Content::Blob) if !payloads.contains(&owner.body) => Claim::List(index),
+                // A blob of a body that is there is that body's list of blocks, or the copy of its value.
+                (None, Content::Blob)
+                    if !payloads.contains(&owner.body)
+                        && !payloads.contains(&value::record_uuid(owner.body)) =>
+                {
+                    Claim::List(index)
+                }
                 _ => continue,
             };
             if !gone.contains(&owner.bucket) {
@@ -148,10 +153,7 @@ impl Work<'_> {
                 let made = match &claim {
                     Claim::Packed(object, true) => Ok(((**object).clone(), How::LastKnown)),
                     Claim::Packed(object, false) => Ok(((**object).clone(), How::LastKnownInPart)),
-                    Claim::Body(index) => self
-                        .object_of_body(*index)
-                        .await
-                        .map(|(object, etag)| (object, How::Directory { etag })),
+                    Claim::Body(index) => self.object_of_body(*index).await,
                     Claim::List(index) => self.object_of_list(*index).await.map(|(object, etag, places)| {
                         listed = places;
                         let count = object.part_count;
@@ -243,8 +245,12 @@ impl Work<'_> {
             (found.content, found.owner.body, found.striped.len) == (Content::Payload, put.uuid, put.len)
         };
         let found = self.survey.bodies.iter().find(is_it)?;
+        if let Some(object) = self.recorded(found).await {
+            return Some(object);
+        }
         let (body, footprint) = self.describe(found).await.ok()?;
         let mut object = Object { body: body.into(), footprint, ..put.clone() };
+        object.set_record_place(None);
         let parts = match &put.body {
             Body::Parts(parts) => Some(parts.clone()),
             // Without its list the object has its bytes and its ETag still.

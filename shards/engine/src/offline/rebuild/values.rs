@@ -10,7 +10,7 @@ use super::Work;
 use super::bodies::{FoundBody, place_of};
 use super::names::{Gathered, PartSource, weakest};
 use super::replay::Name;
-use super::report::ETagSource;
+use super::report::{ETagSource, How};
 use crate::body::directory::Content;
 use crate::body::{BodyError, Places, StripedBody};
 use crate::extent::ExtentId;
@@ -62,9 +62,15 @@ pub(super) struct PackedObject {
 }
 
 impl Work<'_> {
-    /// The object that a body put at once was.
-    pub(super) async fn object_of_body(&self, index: usize) -> Result<(Object, ETagSource), Refusal> {
+    /// The object that a body put at once was, or one whose parts were merged.
+    pub(super) async fn object_of_body(&self, index: usize) -> Result<(Object, How), Refusal> {
         let found = &self.survey.bodies[index];
+        if let Some(object) = self.recorded(found).await {
+            fitting(&object)?;
+            let (_, source) = self.etag(&found.striped, found.owner.body).await;
+            let is_damaged = source == ETagSource::Damaged;
+            return Ok((object, if is_damaged { How::LastKnownInPart } else { How::LastKnown }));
+        }
         let (body, footprint) = self.describe(found).await?;
         let (etag, source) = self.etag(&found.striped, found.owner.body).await;
         let object = Object {
@@ -80,7 +86,23 @@ impl Work<'_> {
             extensions: Vec::new(),
         };
         fitting(&object)?;
-        Ok((object, source))
+        Ok((object, How::Directory { etag: source }))
+    }
+
+    /// The object whose body was found and beside it the copy of its value.
+    pub(super) async fn recorded(&self, found: &FoundBody) -> Option<Object> {
+        let blob = *self.blobs.get(&value::record_uuid(found.owner.body))?;
+        let blob = &self.survey.bodies[blob];
+        let record: Object = self.read_blob(&blob.striped).await.ok()?;
+        if (record.uuid, record.len) != (found.owner.body, found.striped.len) {
+            return None;
+        }
+        let (body, footprint) = self.describe(found).await.ok()?;
+        let footprint = sum(footprint.into_iter().chain(blob.footprint.iter().copied()));
+        let mut object = Object { body: body.into(), footprint, ..record };
+        object.set_record_place(Some(&blob.striped));
+        object.merged_parts().ok()?;
+        Some(object)
     }
 
     /// The record of a part whose body was found.

@@ -102,8 +102,17 @@ impl Collector {
         };
         let moved = match holder {
             Holder::Object(mut object) => {
-                let Some(body) = relocation.object_body(&object.body).await? else { return Ok(()) };
-                object.body = body;
+                let body = relocation.object_body(&object.body).await?;
+                let record = relocation.record(&object).await?;
+                if body.is_none() && record.is_none() {
+                    return Ok(());
+                }
+                if let Some(body) = body {
+                    object.body = body;
+                }
+                if let Some(place) = record {
+                    object.set_record_place(Some(&place));
+                }
                 object.footprint = relocation.footprint.clone().finish()?;
                 value::encode(&object)
             }
@@ -238,6 +247,19 @@ impl Relocation<'_> {
                 Some(self.describe_parts(owner, moved.unwrap_or(parts)).await?)
             }
         })
+    }
+
+    /// The new place of the copy of the value of `object`, if it had one in the victim.
+    async fn record(&mut self, object: &Object) -> Result<Option<Striped>, EngineError> {
+        let Some(map) = object.record_place()?.filter(|map| self.is_here(map)) else { return Ok(None) };
+        let told = self.owner_of(&map).unwrap_or(&self.owner).clone();
+        let owner = Owner { body: value::record_uuid(object.uuid), ..told };
+        self.forget(&map)?;
+        let memory = self.writer_memory().await?;
+        let bodies = &self.collector.bodies;
+        let blob = write_blob(bodies, owner, Some(memory), &mut self.footprint, &object.record()).await?;
+        self.leases.append(blob.leases);
+        Ok(Some(blob.map))
     }
 
     /// A body of `parts`, whose list goes to a blob of `owner` if it is too long for a value.

@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use super::Collector;
 use super::large::{damaged, places_of};
-use crate::blob::{FootprintSum, describe, segment_len, whole_len};
+use crate::blob::{FootprintSum, describe, segment_len, whole_len, write_blob};
 use crate::body::directory::{Content, DirectoryEntry, Owner};
 use crate::body::{Leases, Places, StripedBody};
 use crate::error::EngineError;
@@ -32,6 +32,9 @@ const MERGE_LEN_MAX: u64 = 1 << 30;
 
 /// Thousandths of what the parts take that must come back: what collection asks of an extent.
 const GAIN_MIN: u64 = 80;
+
+/// Bytes of the copy of a value beside the merged body, when parts are as alike as clients make them.
+const RECORD_LEN_USUAL: u64 = 1024;
 
 /// Objects that are remembered for merging; of more, scrub reminds.
 const PROPOSED_COUNT_MAX: usize = 256;
@@ -130,14 +133,20 @@ impl Collector {
         let mut leases = Leases::new(self.bodies.lessor());
         leases.append(written.leases);
         let memory = self.writer_memory(name.len()).await?;
-        let described =
+        let beside = Owner { body: value::record_uuid(owner.body), ..owner.clone() };
+        let (described, memory) =
             describe(&self.bodies, owner, Some(memory), &mut footprint, &mut leases, striped).await?;
+        let mut merged = Object { body: described.into(), ..object };
         let mut old = FootprintSum::default();
-        old.merge(&object.footprint);
+        old.merge(&merged.footprint);
+        merged.extensions.push(Extension { id: PARTS_EXTENSION, bytes: list });
+        // Directories know of one body: what it was made of lies beside it.
+        let record = write_blob(&self.bodies, beside, memory, &mut footprint, &merged.record()).await?;
+        leases.append(record.leases);
+        merged.set_record_place(Some(&record.map));
         let deltas = footprint.changes_since(&old);
         let gained: i64 = deltas.iter().map(|delta| -delta.bytes).sum();
-        let mut merged = Object { body: described.0.into(), footprint: footprint.finish()?, ..object };
-        merged.extensions.push(Extension { id: PARTS_EXTENSION, bytes: list });
+        merged.footprint = footprint.finish()?;
         let moved = value::encode(&merged);
         // Where extents end, a body may be cut into more than was thought.
         if gained <= 0 || moved.len() > VALUE_LEN_MAX {
@@ -185,10 +194,9 @@ impl Collector {
 fn is_worth(geometry: &Geometry, name_len: usize, object: &Object) -> bool {
     let is_apart = matches!(object.body, Body::Parts(_) | Body::SpilledParts { .. });
     let taken = object.footprint.iter().map(|print| print.bytes).sum();
-    is_apart
-        && object.len <= MERGE_LEN_MAX
-        && object.len > 0
-        && gives_back(taken, whole_len(geometry, name_len, object.len))
+    let needed =
+        whole_len(geometry, name_len, object.len) + segment_len(geometry, name_len, RECORD_LEN_USUAL);
+    is_apart && object.len <= MERGE_LEN_MAX && object.len > 0 && gives_back(taken, needed)
 }
 
 /// Whether enough of `taken` bytes comes back where `needed` would do.
@@ -238,7 +246,8 @@ mod tests {
     #[test]
     fn short_parts_are_merged_once_and_not_beyond_what_is_copied_at_once() {
         let geometry = geometry(4, 2);
-        for (count, len) in [(2, 10), (50, 4096), (1000, 100_000)] {
+        assert!(!is_worth(&geometry, 10, &object(&geometry, 2, 10)), "the copy of its value takes as much");
+        for (count, len) in [(3, 10), (50, 4096), (1000, 100_000)] {
             let mut object = object(&geometry, count, len);
             assert!(is_worth(&geometry, 10, &object), "{count} parts of {len}");
             object.body = Body::Striped(Striped { len: object.len, segments: Vec::new(), crcs: Vec::new() });

@@ -67,11 +67,14 @@ impl Shard {
         while let Some((_, value)) = versions.next().await? {
             let object = value::decode::<Object>(value)?;
             if object.footprint.iter().any(|print| print.extent == extent.0) {
-                objects.push(object.body);
+                objects.push(object);
             }
         }
-        for body in objects {
-            let found = match &body {
+        for object in objects {
+            if object.record_place()?.is_some_and(|map| names(&map, &segment)) {
+                return Ok(true);
+            }
+            let found = match &object.body {
                 Body::Inline { .. } | Body::Packed(_) => false,
                 Body::Striped(striped) => names(striped, &segment),
                 Body::Spilled { map } => {
