@@ -2,6 +2,7 @@
 
 mod check;
 mod inspect;
+mod moved;
 mod packs;
 
 use std::path::PathBuf;

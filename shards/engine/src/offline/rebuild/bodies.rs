@@ -216,22 +216,38 @@ fn assemble(mut pieces: Vec<Piece>) -> Result<FoundBody, Fragment> {
     Ok(FoundBody { owner, content, striped, footprint: footprint.collect() })
 }
 
+/// With which piece one goes on from some byte.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    /// What speaks for it: how far one gets, and its age.
+    rank: (u64, (u64, u64)),
+    /// How far one gets.
+    reach: u64,
+    /// Of the piece.
+    index: usize,
+}
+
 /// Pieces that reach from the first byte to the end, one behind the other. Bytes may be described more than once, cut
-/// differently: where a move was cut off, what it had copied leads nowhere. Of what does, the furthest counts, then the youngest.
+/// differently: where a move was cut off, what it had copied leads nowhere. Of what does, the furthest counts, then the youngest; of
+/// blobs the youngest alone, for each was written as a whole, and an older one of the same body may be longer.
 fn chain(pieces: &[Piece]) -> Option<Vec<usize>> {
-    // By where a piece begins: how far one gets from there, and with which.
-    let mut onward: BTreeMap<u64, (u64, (u64, u64), usize)> = BTreeMap::new();
+    let mut onward: BTreeMap<u64, Way> = BTreeMap::new();
     for (index, piece) in pieces.iter().enumerate().rev() {
         let entry = &piece.entry;
         let Some(end) = entry.body_offset.checked_add(entry.len).filter(|_| entry.len > 0) else { continue };
-        let reach = onward.get(&end).map(|&(reach, ..)| reach).or(entry.last.then_some(end));
+        let reach = onward.get(&end).map(|way| way.reach).or(entry.last.then_some(end));
         if let Some(reach) = reach {
-            let best = onward.entry(entry.body_offset).or_insert((reach, piece.age, index));
-            *best = (*best).max((reach, piece.age, index));
+            let rank = match entry.content {
+                Content::Blob => (0, piece.age),
+                Content::Payload | Content::Pack => (reach, piece.age),
+            };
+            let way = Way { rank, reach, index };
+            let best = onward.entry(entry.body_offset).or_insert(way);
+            *best = (*best).max(way);
         }
     }
     let (mut chain, mut at) = (Vec::new(), 0);
-    while let Some(&(_, _, index)) = onward.get(&at) {
+    while let Some(&Way { index, .. }) = onward.get(&at) {
         chain.push(index);
         at += pieces[index].entry.len;
     }
@@ -296,6 +312,22 @@ mod tests {
         assert_eq!(extents(whole().into_iter().chain([piece(5, 0, 4096, false, 9)]).collect()), [1, 2]);
         // However a copy says that it reaches the end, what lies further counts.
         assert_eq!(extents(whole().into_iter().chain([piece(5, 0, 8192, true, 9)]).collect()), [5, 2]);
+    }
+
+    #[test]
+    fn of_blobs_the_younger_counts_though_the_older_is_longer() {
+        let blob = |extent, offset, len, last, age| {
+            let mut piece = piece(extent, offset, len, last, age);
+            piece.entry.content = Content::Blob;
+            piece
+        };
+        let extents = |pieces: Vec<Piece>| {
+            let body = assemble(pieces).expect("whole");
+            body.striped.segments.iter().map(|segment| segment.extent).collect::<Vec<_>>()
+        };
+        let older = || [blob(1, 0, 4096, false, 1), blob(2, 4096, 5000, true, 2)];
+        assert_eq!(extents(older().into_iter().chain([blob(5, 0, 8000, true, 9)]).collect()), [5]);
+        assert_eq!(extents(older().into_iter().chain([blob(5, 0, 8000, false, 9)]).collect()), [1, 2]);
     }
 
     #[test]

@@ -142,14 +142,24 @@ impl Work<'_> {
         claims: Vec<(u64, Claim)>,
         bounds: &Bounds,
     ) -> Result<(), RebuildError> {
-        let (mut settled, mut listed) = (false, BTreeSet::new());
+        let put = self.replayed.verdicts.get(name).and_then(|verdict| verdict.put.as_deref());
+        let mut listed = match put.filter(|put| self.absent(&put.footprint).is_none()) {
+            Some(put) => self.places_of_parts(put).await,
+            None => BTreeSet::new(),
+        };
+        let mut settled = false;
         let recorded = self.replayed.verdicts.get(name).map_or(0, |verdict| verdict.time);
+        let spilled = self.moved_with_its_blob(name, bounds);
         for (begun, claim) in claims {
             settled = settled || begun <= recorded && self.relocate(name, bounds).await;
             let verdict = self.replayed.verdicts.get(name);
             // A pack's list has the time of the record, which may be in an extent that was given to others since.
             let began_by = if matches!(claim, Claim::Packed(..)) { begun.saturating_add(1) } else { begun };
-            if !settled && bounds.may_be_live(began_by, verdict) {
+            let may_be_live = bounds.may_be_live(began_by, verdict);
+            // What the record put had begun before, and is as long.
+            let of_record =
+                spilled.as_ref().filter(|_| begun <= recorded && !matches!(claim, Claim::Packed(..)));
+            if !settled && (may_be_live || of_record.is_some()) {
                 let made = match &claim {
                     Claim::Packed(object, true) => Ok(((**object).clone(), How::LastKnown)),
                     Claim::Packed(object, false) => Ok(((**object).clone(), How::LastKnownInPart)),
@@ -164,7 +174,8 @@ impl Work<'_> {
                         (object, How::Parts { count, end_seen, etag })
                     }),
                 };
-                match made {
+                match made.map(|made| vouched(made, spilled.as_ref())) {
+                    Ok((object, _)) if !may_be_live && of_record.is_none_or(|put| put.len != object.len) => {}
                     Ok((object, how)) => {
                         let key = key::object(name.0, &name.1, VersionOrder::NULL);
                         self.index.put(&key, &value::encode(&object));
@@ -239,6 +250,19 @@ impl Work<'_> {
         true
     }
 
+    /// What the last record of a name put, if that lies elsewhere by now and nothing but a blob said what it consists of: its bytes can
+    /// only be told by where they end, and by its ETag.
+    fn moved_with_its_blob(&self, name: &Name, bounds: &Bounds) -> Option<Object> {
+        let verdict = self.replayed.verdicts.get(name)?;
+        let put = verdict.put.as_deref().filter(|_| verdict.sequence < bounds.tail)?;
+        let is_spilled = match &put.body {
+            Body::Spilled { .. } | Body::SpilledParts { .. } => true,
+            Body::Parts(parts) => parts.iter().any(|part| matches!(part.body, PartBody::Spilled { .. })),
+            Body::Inline { .. } | Body::Striped(_) | Body::Packed(_) => false,
+        };
+        (is_spilled && self.absent(&put.footprint).is_some()).then(|| put.clone())
+    }
+
     /// The object `put` with its parts in one body, if they were merged: the body has the object's uuid.
     async fn merged(&self, put: &Object) -> Option<Object> {
         let is_it = |found: &&FoundBody| {
@@ -263,6 +287,24 @@ impl Work<'_> {
             object.extensions.push(Extension { id: PARTS_EXTENSION, bytes });
         }
         Some(object)
+    }
+
+    /// Where the bodies of an object's parts begin.
+    async fn places_of_parts(&self, object: &Object) -> BTreeSet<(u64, u32)> {
+        let parts = match &object.body {
+            Body::Parts(parts) => parts.clone(),
+            Body::SpilledParts { map } => self.read_blob(map).await.unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let mut places = BTreeSet::new();
+        for part in parts {
+            let striped = match part.body {
+                PartBody::Striped(striped) => Some(striped),
+                PartBody::Spilled { map } => self.read_blob::<Striped>(&map).await.ok(),
+            };
+            places.extend(striped.and_then(|striped| striped.segments.first().map(place_of)));
+        }
+        places
     }
 
     /// Whether the part's body begins in one of `places`.
@@ -384,6 +426,23 @@ impl Work<'_> {
         let bodies = self.survey.bodies.iter().enumerate();
         let payloads = bodies.filter(|(_, body)| body.content == Content::Payload);
         payloads.map(|(index, body)| (body.owner.body, index)).collect()
+    }
+}
+
+/// With what the record `put` knows of an object that was made from directories, if its length and its ETag, made from the bytes, are the
+/// record's.
+fn vouched((object, how): (Object, How), put: Option<&Object>) -> (Object, How) {
+    let is_computed = matches!(
+        how,
+        How::Directory { etag: ETagSource::Bytes } | How::Parts { etag: ETagSource::Bytes, .. }
+    );
+    let identity = |object: &Object| (object.len, object.part_count, object.etag);
+    match put {
+        Some(put) if is_computed && identity(put) == identity(&object) => {
+            let Object { body, footprint, .. } = object;
+            (Object { body, footprint, ..put.clone() }, How::LastKnown)
+        }
+        _ => (object, how),
     }
 }
 
