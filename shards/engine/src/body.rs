@@ -19,6 +19,7 @@ pub mod packed;
 pub mod plan;
 pub mod reader;
 pub mod recover;
+mod redescribe;
 pub mod stripe;
 pub mod sync;
 #[cfg(test)]

@@ -149,7 +149,12 @@ impl Bodies {
     ///
     /// # Errors
     /// Why they cannot be read: [`Fault::Absent`] also of a disk that does not answer.
-    async fn read_column_at(&self, column: Column, offset: u64, len: usize) -> Result<(Buf, Permit), Fault> {
+    pub(super) async fn read_column_at(
+        &self,
+        column: Column,
+        offset: u64,
+        len: usize,
+    ) -> Result<(Buf, Permit), Fault> {
         let (file, origin) = self.files.locate_readable(ExtentClass::Data, column).ok_or(Fault::Absent)?;
         let permit = self.core.budget.reserve(len).await;
         let buf = self.core.core.arena().alloc(len).await;
@@ -179,8 +184,8 @@ impl Bodies {
     }
 }
 
-/// The blocks below `end` that no chunk covers.
-fn gaps(chunks: &[DirectoryChunk], end: u32) -> Vec<Range<u32>> {
+/// The blocks below `end` that no chunk covers; these are in order of their blocks.
+pub(crate) fn gaps<'a>(chunks: impl IntoIterator<Item = &'a DirectoryChunk>, end: u32) -> Vec<Range<u32>> {
     let mut gaps = Vec::new();
     let mut at = 0;
     for chunk in chunks {

@@ -2,7 +2,7 @@
 //!
 //! In rounds: the shard's root and manifest, then its extents in order of their ids, new ones included. Log extents are
 //! verified by their batches, tables by their frames, data extents by their directory chunks, each on every disk that is
-//! there. What is dead is passed over, or read without harm. Where a round is, is kept in the index, so that restarts do
+//! there; what no chunk describes is looked for through the index. What is dead is passed over, or read without harm. Where a round is, is kept in the index, so that restarts do
 //! not begin it again.
 
 mod data;
@@ -10,6 +10,7 @@ mod live;
 pub(super) mod pace;
 pub(crate) mod progress;
 mod roots;
+mod undescribed;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -35,6 +36,9 @@ const ROUND_TENTHS: u32 = 9;
 /// The part of the deadline after which progress is kept, at most.
 const SAVES_PER_DEADLINE: u32 = 256;
 
+/// The same while there are gaps that the index is to be asked about, which takes a walk over all of it.
+const GAP_LOOKS_PER_DEADLINE: u32 = 32;
+
 /// How long a finished round waits before it looks for new extents again.
 const IDLE_NAP: Duration = Duration::from_secs(30);
 
@@ -58,6 +62,7 @@ pub(super) struct Scrub {
     rounds: Cell<u64>,
     /// When progress was last kept, nanoseconds since the Unix epoch.
     saved: Cell<u64>,
+    gaps: undescribed::Gaps,
 }
 
 impl Scrub {
@@ -93,8 +98,14 @@ impl Shard {
                     ExtentClass::Table => drop(self.mend_table(id, None, &pace).await),
                 }
                 if self.check_healthy().is_ok() {
-                    self.advance(|progress, now| progress.pass(id.0, now), deadline / SAVES_PER_DEADLINE)
-                        .await;
+                    // What is kept as verified has no gaps that a restart would forget.
+                    let has_gaps = !self.scrub.gaps.is_empty();
+                    let save_after =
+                        deadline / if has_gaps { GAP_LOOKS_PER_DEADLINE } else { SAVES_PER_DEADLINE };
+                    if has_gaps && self.is_save_due(save_after) {
+                        self.close_gaps(&bodies).await;
+                    }
+                    self.advance(|progress, now| progress.pass(id.0, now), save_after).await;
                 }
                 continue;
             }
@@ -103,6 +114,7 @@ impl Shard {
                 self.core.sleep((round - elapsed).min(IDLE_NAP)).await;
                 continue;
             }
+            self.close_gaps(&bodies).await;
             self.scrub.rounds.set(self.scrub.rounds.get() + 1);
             self.advance(|progress, now| progress.finish(now), Duration::ZERO).await;
         }
@@ -114,13 +126,18 @@ impl Shard {
         progress.as_ref().map_or((0, 0), |progress| (progress.cursor, progress.started()))
     }
 
+    fn is_save_due(&self, save_after: Duration) -> bool {
+        let saved = self.scrub.saved.get();
+        Duration::from_nanos(self.core.wall().0.saturating_sub(saved)) >= save_after
+    }
+
     /// Moves on, and keeps that if the last time was `save_after` ago.
     async fn advance(&self, step: impl FnOnce(&mut Progress, u64), save_after: Duration) {
         let now = self.core.wall().0;
         if let Some(progress) = &mut *self.scrub.progress.borrow_mut() {
             step(progress, now);
         }
-        if Duration::from_nanos(now.saturating_sub(self.scrub.saved.get())) < save_after {
+        if !self.is_save_due(save_after) {
             return;
         }
         self.scrub.saved.set(now);

@@ -1,6 +1,7 @@
 //! The tools for stopped deployments, on disks that clients have filled and that are harmed on purpose.
 
 mod check;
+mod chunks;
 mod inspect;
 mod moved;
 mod packs;

@@ -57,8 +57,9 @@ impl Checker<'_> {
         }
         let Some(found) = found else {
             let reason = format!("no column has the one at {offset} of data extent {}", entry.placement.id.0);
-            let why = "the data are whole without it, but it cannot be made anew";
-            self.lost(Structure::DirectoryChunk, shard.files.shard, owner, reason, why);
+            let why =
+                "a lost index could not be rebuilt without it; the scrub of a running server makes it anew";
+            self.lost(Structure::LostChunk, shard.files.shard, owner, reason, why);
             return None;
         };
         let right = copies[found].chunk.as_ref().expect("it was found among the whole ones").clone();

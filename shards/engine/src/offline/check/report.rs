@@ -28,6 +28,8 @@ pub enum Structure {
     Data,
     Parity,
     DirectoryChunk,
+    /// A directory chunk that no column has.
+    LostChunk,
     /// A small object in a pack, of which bytes are lost.
     Packed,
     /// The list at the end of a pack.
@@ -54,6 +56,7 @@ impl Structure {
             Structure::Data => "data block",
             Structure::Parity => "parity block",
             Structure::DirectoryChunk => "directory chunk",
+            Structure::LostChunk => "lost directory chunk",
             Structure::Packed => "packed body",
             Structure::PackList => "pack list",
             Structure::LiveCount => "live count",

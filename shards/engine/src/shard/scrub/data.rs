@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::pace::Pace;
 use crate::body::directory::DirectoryChunk;
-use crate::body::verify::Flaws;
+use crate::body::verify::{Flaws, gaps};
 use crate::body::{Bodies, Damage, Fault, Mended};
 use crate::extent::ExtentId;
 use crate::shard::Shard;
@@ -23,22 +23,26 @@ impl Shard {
         let Some((placement, end)) = found else { return };
         let before = async |len: usize| pace.unit(self, len).await;
         let Some(chunks) = bodies.directory(&placement, end, &before).await else { return };
-        for chunk in chunks {
+        let mut covering = Vec::with_capacity(chunks.len());
+        for chunk in &chunks {
             chunk.entries.iter().for_each(|entry| self.propose_merge_of(entry));
-            let Some(flaws) = bodies.verify(&placement, &chunk, &before).await else { return };
-            if !flaws.is_empty() {
-                self.mend_chunk(bodies, id, &chunk, flaws).await;
+            let Some(flaws) = bodies.verify(&placement, chunk, &before).await else { return };
+            // One that belongs to nobody may lie where another is lost.
+            if flaws.is_empty() || self.mend_chunk(bodies, id, chunk, flaws).await {
+                covering.push(chunk);
             }
         }
+        self.scrub.gaps.note(id, gaps(covering, end));
     }
 
+    /// Mends what `chunk` describes, and its own copies, if any of it belongs to somebody; says whether it does.
     async fn mend_chunk(
         self: &Rc<Self>,
         bodies: &Rc<Bodies>,
         id: ExtentId,
         chunk: &DirectoryChunk,
         flaws: Flaws,
-    ) {
+    ) -> bool {
         let mut live = Vec::with_capacity(chunk.entries.len());
         for entry in &chunk.entries {
             live.push(self.is_live(bodies, id, entry).await);
@@ -49,12 +53,12 @@ impl Shard {
             }
         }
         if !live.contains(&true) || flaws.copies.is_empty() {
-            return;
+            return live.contains(&true);
         }
         let turn = self.repairs.turn().await;
-        let Some(pin) = self.pin_guard(id) else { return };
+        let Some(pin) = self.pin_guard(id) else { return true };
         let placements = self.placements(&[id]);
-        let [placement] = placements.as_slice() else { return };
+        let [placement] = placements.as_slice() else { return true };
         let (bodies, place, chunk) = (Rc::clone(bodies), placement.clone(), chunk.clone());
         // A task of its own: see `mend_row`.
         let task = self.core.spawn(async move {
@@ -77,5 +81,6 @@ impl Shard {
         });
         let mended = task.await.unwrap_or_default();
         self.note_mended(&mended, placement);
+        true
     }
 }

@@ -124,7 +124,7 @@ impl Shard {
     }
 
     /// Reads a value that was too long for the index. Should it be freed meanwhile, its checksums say so.
-    async fn blob<T: Value>(&self, bodies: &Rc<Bodies>, map: &Striped) -> Result<T, EngineError> {
+    pub(super) async fn blob<T: Value>(&self, bodies: &Rc<Bodies>, map: &Striped) -> Result<T, EngineError> {
         Ok(value::decode(&self.read_whole(bodies, map).await?)?)
     }
 

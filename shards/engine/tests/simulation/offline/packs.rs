@@ -22,7 +22,7 @@ const LAYOUT: Layout = Layout { k: 2, m: 2, sets: 1, metadata: 0, spare: 0, shar
 const BLOCK_LEN: u64 = 4096;
 
 /// What every name has.
-type Truth = BTreeMap<String, Content>;
+pub(super) type Truth = BTreeMap<String, Content>;
 
 /// What lies in packs by the index: name, offset and length, by extent and block.
 type Living = BTreeMap<(u64, u32), Vec<(String, u64, u64)>>;
@@ -73,7 +73,7 @@ async fn put(engine: &Engine, bucket: u64, key: &str, content: Content) {
 }
 
 /// A deployment all of whose objects lie in packs: some were overwritten before, some after they were packed.
-fn packed(seed: u64) -> (Filled, Truth) {
+pub(super) fn packed(seed: u64) -> (Filled, Truth) {
     let mut world = LAYOUT.world(seed, CAPACITY);
     let cores = world.boot(1);
     let truth = world.run(async move {
