@@ -2,7 +2,8 @@
 //!
 //! A seed draws a layout, a workload, and the points where power fails, the process is killed or a device breaks; after
 //! each crash the deployment is opened again, possibly with another number of cores, and every key is compared.
-//! `BASALT_SIM_SEEDS` sets how many seeds each test runs and `BASALT_SIM_SEED` replays one.
+//! `BASALT_SIM_SEEDS` sets how many seeds each test runs, `BASALT_SIM_FIRST` the first of them (0), and `BASALT_SIM_SEED`
+//! replays one.
 
 mod buckets;
 mod client;
@@ -36,8 +37,9 @@ fn seeds(default: u64) -> Vec<u64> {
     if let Ok(seed) = std::env::var("BASALT_SIM_SEED") {
         return vec![seed.parse().expect("BASALT_SIM_SEED is a number")];
     }
-    let count = std::env::var("BASALT_SIM_SEEDS").map_or(default, |count| count.parse().expect("a number"));
-    (0..count).collect()
+    let number = |name| std::env::var(name).ok().map(|text| text.parse().expect("a number of seeds"));
+    let first = number("BASALT_SIM_FIRST").unwrap_or(0);
+    (first..first + number("BASALT_SIM_SEEDS").unwrap_or(default)).collect()
 }
 
 /// Says that the workload reached what it is meant to test; a single seed need not.
