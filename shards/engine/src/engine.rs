@@ -182,13 +182,11 @@ impl Engine {
         });
         let engine = Engine { inner };
         // Before the shards open: a disk may have to be taken out under them.
-        let pump = core.spawn(engine.clone().pump());
+        core.spawn(engine.clone().pump());
         if let Err(error) = engine.serve_all().await {
-            // Cores that wait for this one hear that it is gone.
+            // Cores that wait for this one hear that it is gone, and those that ask later do too.
             engine.inner.refused.set(true);
             engine.inner.told.notify();
-            pump.cancel();
-            pump.await;
             return Err(error);
         }
         if !engine.is_read_only() {
@@ -281,6 +279,10 @@ impl Engine {
     async fn pump(self) {
         loop {
             let Incoming { request, reply, .. } = self.inner.port.next().await;
+            if self.inner.refused.get() {
+                // Dropped unanswered: this core did not start.
+                continue;
+            }
             match request {
                 Request::Shard { shard, ask } => {
                     // Dropped unanswered when the shard is not here: a caller with another map, which is a bug there.

@@ -139,6 +139,26 @@ pub(crate) fn one_rotten_copy(seed: u64) -> Outcome {
     finish(&world, &shared)
 }
 
+/// One core cannot open its second shard, while the other may have opened its own and asks how far the first is.
+pub(crate) fn second_shard_of_a_core(seed: u64) -> Outcome {
+    let mut random = Random::new(seed ^ 0xd15f);
+    let layout = Layout { shards: 3, ..Layout::of(1, 0, &mut random) };
+    let mut world = layout.world(seed, CAPACITY);
+    let shared = Shared::new();
+    shared.len_max.set(300 << 10);
+    work(&mut world, layout, &shared, random.fork(), true);
+    let root = "shard-0002.root";
+    for copy in 0..2 {
+        world.disk("disk0").corrupt(root, copy * copy_len(root).expect("a root has copies"), 1);
+    }
+    let cores = world.boot(2);
+    let names = layout.disk_names();
+    let refusal = world.run(async move { Cluster::refused(cores, &names, layout).await });
+    assert!(refusal.contains("shard 2"), "{refusal}");
+    shared.outcome.borrow_mut().refused += 1;
+    finish(&world, &shared)
+}
+
 /// A batch in the middle of the log is damaged on every replica.
 pub(crate) fn damaged_batch(seed: u64) -> Outcome {
     let mut random = Random::new(seed ^ 0xd15e);

@@ -77,6 +77,12 @@ fn a_damaged_disk_never_gives_wrong_bytes() {
 }
 
 #[test]
+fn a_core_that_cannot_start_keeps_no_other_waiting() {
+    let total = run_all(20, damage::second_shard_of_a_core);
+    must_reach(total.refused > 0, &total);
+}
+
+#[test]
 fn what_readers_find_damaged_is_repaired_in_place() {
     let total = run_all(12, scrub::found_by_readers);
     must_reach(total.repaired > 0 && total.verified > 0, &total);
