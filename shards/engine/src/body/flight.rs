@@ -204,11 +204,19 @@ impl Flight {
     /// Waits until run `wanted` has arrived, from its own disk or from the others.
     async fn arrive(&mut self, bodies: &Bodies, wanted: usize) -> Result<(), Fault> {
         let mut timer: Option<Boxed<'_, ()>> = None;
+        let mut is_first_look = true;
         poll_fn(|cx| {
             loop {
                 self.poll_runs(cx, wanted);
                 if let Some(result) = self.settle(bodies, wanted) {
                     return Poll::Ready(result);
+                }
+                // Blocks before this one may have waited for the same read, in vain. The next look at it is far off by now.
+                if std::mem::take(&mut is_first_look) && self.is_given_up(bodies, wanted) {
+                    match self.ask_others(bodies, wanted) {
+                        Ok(()) => continue,
+                        Err(fault) => return Poll::Ready(Err(fault)),
+                    }
                 }
                 if timer.is_none() {
                     let Some(at) = self.check_at(bodies, wanted) else { return Poll::Pending };
@@ -301,9 +309,18 @@ impl Flight {
                 may_hedge = may_hedge || read.may_hedge();
             }
         }
-        if !may_hedge {
-            return Ok(());
-        }
+        if may_hedge { self.ask_others(bodies, wanted) } else { Ok(()) }
+    }
+
+    /// Whether run `wanted` was waited for longer than it should be where others can be asked.
+    fn is_given_up(&self, bodies: &Bodies, wanted: usize) -> bool {
+        bodies.geometry().m > 0
+            && matches!(&self.runs[wanted].state, RunState::Running(read) if read.is_given_up())
+    }
+
+    /// Has run `wanted` restored from others, if that can be done and is not under way.
+    fn ask_others(&mut self, bodies: &Bodies, wanted: usize) -> Result<(), Fault> {
+        let all = self.runs[wanted].restoring.is_some();
         let cause = self.runs[wanted].restoring.as_ref().map_or(Fault::Late, |restoring| restoring.cause);
         let before = self.runs.len();
         let attempt = self.restore_from_others(bodies, wanted, cause);

@@ -4,6 +4,7 @@ use basalt_reactor::sim::Faults;
 
 use super::*;
 use crate::checksum::crc32c;
+use crate::extent::members::STUCK_AFTER;
 
 /// What a slow disk adds to each of its answers.
 const SLOWED_BY: Duration = Duration::from_millis(200);
@@ -220,6 +221,33 @@ fn stuck_disks_stop_no_read() {
         assert!(rig.damages.borrow().is_empty());
         assert_nothing_is_held(&mut rig);
     }
+}
+
+/// The others cannot stand in for a whole read of the stuck disk, because each has a bad block, but for every block of it. It is
+/// waited for once, not for every block again, and longer each time.
+#[test]
+fn a_stuck_disk_is_waited_for_once_where_others_are_damaged() {
+    let mut rig = Rig::new(35, geometry(3, 2, 4096), 16 << 20);
+    rig.lessor.generous.set(true);
+    let bytes = rig.bytes(200_000);
+    let body = Rc::new(rig.write(&bytes, Some(200_000)).expect("writes").body);
+    let placement = rig.lessor.placement(body.segments[0].extent);
+    let start = u64::from(body.segments[0].block) * 4096;
+    for (column, row) in [(1, 3), (2, 12), (3, 9)] {
+        let bad = placement.columns[column];
+        rig.disk(bad.disk).make_unreadable("data", rig.place(bad, start + row * 4096), 512);
+    }
+    rig.disk(placement.columns[0].disk).set_stuck(true);
+    let (core, bodies, on_damage) = (rig.core.clone(), Rc::clone(&rig.bodies), rig.on_damage());
+    let places = rig.lessor.places();
+    let took = rig.world.run(async move {
+        let before = core.now();
+        assert!(read(&bodies, body, 0..200_000, places, on_damage).await.expect("reads") == bytes);
+        core.now().since(before)
+    });
+    assert!(took < 3 * STUCK_AFTER, "{took:?}");
+    rig.disk(placement.columns[0].disk).set_stuck(false);
+    assert_nothing_is_held(&mut rig);
 }
 
 /// Many readers at once find out together, in an arena that has no room to spare.
