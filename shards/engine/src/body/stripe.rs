@@ -4,10 +4,12 @@
 //! they are computed here without it, at memory speed and with the same result (a test holds them equal): with k = 1
 //! every parity strip is a copy of the data strip, and with m = 1 the parity strip is the exclusive or of the data
 //! strips. The code works byte column by byte column in units of 64 bytes, so strips are processed in slices that fit
-//! the caches. Short strips are restored without the crate's decoder, which takes long to set up: as sums of products.
+//! the caches. Strips are restored without the crate's decoder, which takes long to set up: as sums of products, which
+//! the crate's engine multiplies. The decoder is asked once for each set of columns, for the factors.
 
 use std::ops::DerefMut;
 
+use reed_solomon_simd::engine::{DefaultEngine, Engine, GfElement, tables};
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
 use super::layout::COLUMN_COUNT_MAX;
@@ -18,14 +20,11 @@ pub const CODE_ID: u8 = 1;
 /// Strips are encoded in slices of this length, in bytes: k + m of them and the coder's copies stay in the L2 cache.
 const ENCODE_SLICE_LEN: usize = 32 * 1024;
 
-/// A decode call costs 174 µs whatever its length, so its slices are longer.
-const DECODE_SLICE_LEN: usize = 256 * 1024;
+/// Products are made in slices of this many units: they, and what they are added to, stay in the L1 cache.
+const PRODUCT_UNITS: usize = 128;
 
-/// Up to this many bytes of k strips together, a strip is restored by looking up products, which costs nothing per call.
-const COMBINED_LEN_MAX: usize = 1 << 20;
-
-/// Combinations that are kept, of up to 20 KiB each. One absent disk takes as many as there are columns.
-const COMBINATIONS_MAX: usize = 40;
+/// Combinations that are kept, of up to 100 bytes each. One absent disk takes as many as there are columns.
+const COMBINATIONS_MAX: usize = 400;
 
 /// The granularity of the code; other lengths would give wrong data silently.
 const UNIT_LEN: usize = 64;
@@ -35,7 +34,8 @@ pub struct Codec {
     k: usize,
     m: usize,
     encoder: Option<ReedSolomonEncoder>,
-    decoder: Option<ReedSolomonDecoder>,
+    /// Made when it is first needed: its tables are large.
+    engine: Option<DefaultEngine>,
     combinations: Vec<Combination>,
 }
 
@@ -46,8 +46,8 @@ struct Combination {
     /// The k columns, a bit each, and the column that follows from them.
     present: u32,
     missing: usize,
-    /// For each of the k columns, in rising order, the products of its factor with the low bytes and with the high bytes.
-    products: Vec<[[u16; 256]; 2]>,
+    /// The logarithms of the factors of the k columns, in rising order.
+    factors: Vec<GfElement>,
 }
 
 impl Codec {
@@ -57,7 +57,7 @@ impl Codec {
     pub fn new(k: u8, m: u8) -> Codec {
         let (k, m) = (usize::from(k), usize::from(m));
         assert!(k >= 1 && k + m <= COLUMN_COUNT_MAX, "a code of {k}+{m}");
-        Codec { k, m, encoder: None, decoder: None, combinations: Vec::new() }
+        Codec { k, m, encoder: None, engine: None, combinations: Vec::new() }
     }
 
     /// Fills the parity strips of a stripe: `columns` are its k data and m parity columns, in each of which the
@@ -115,91 +115,31 @@ impl Codec {
             for (_, other) in &present[1..] {
                 xor_into(strip, other);
             }
-        } else if len * self.k <= COMBINED_LEN_MAX {
+        } else {
             let mut sources = present[..self.k].to_vec();
             sources.sort_unstable_by_key(|(column, _)| *column);
             for (column, strip) in missing {
-                self.combination(&sources, *column).apply(&sources, strip);
-            }
-        } else {
-            for start in (0..len).step_by(DECODE_SLICE_LEN) {
-                let end = (start + DECODE_SLICE_LEN).min(len);
-                self.reconstruct_slice(present, missing, start, end);
+                let combination = self.combination(&sources, *column);
+                let factors = &self.combinations[combination].factors;
+                let engine = self.engine.get_or_insert_with(DefaultEngine::new);
+                add_products(engine, &sources, factors, strip);
             }
         }
     }
 
-    /// How column `missing` follows from those of `sources`: found by decoding strips that hold one bit in each symbol.
-    fn combination(&mut self, sources: &[(usize, &[u8])], missing: usize) -> &Combination {
+    /// Where it stands how column `missing` follows from those of `sources`.
+    fn combination(&mut self, sources: &[(usize, &[u8])], missing: usize) -> usize {
         let present = sources.iter().fold(0, |mask, (column, _)| mask | 1 << column);
         let known = self.combinations.iter().position(|of| of.present == present && of.missing == missing);
-        let index = known.unwrap_or_else(|| {
-            // In source s, the symbols of unit s are 1, 2, 4, …; everything else is zero.
-            let units: Vec<Vec<u8>> = (0..self.k)
-                .map(|source| {
-                    let mut strip = vec![0; self.k * UNIT_LEN];
-                    for bit in 0..16 {
-                        strip[source * UNIT_LEN + bit + bit / 8 * (UNIT_LEN / 2)] = 1 << (bit % 8);
-                    }
-                    strip
-                })
-                .collect();
-            let bits: Vec<(usize, &[u8])> =
-                sources.iter().zip(&units).map(|((column, _), strip)| (*column, &strip[..])).collect();
-            let mut images = vec![0; self.k * UNIT_LEN];
-            let len = images.len();
-            self.reconstruct_slice(&bits, &mut [(missing, &mut images)], 0, len);
-            let products = images.as_chunks::<UNIT_LEN>().0.iter().map(products_of).collect();
+        known.unwrap_or_else(|| {
             if self.combinations.len() == COMBINATIONS_MAX {
                 self.combinations.clear();
             }
-            self.combinations.push(Combination { present, missing, products });
+            let columns: Vec<usize> = sources.iter().map(|(column, _)| *column).collect();
+            let factors = factors(self.k, self.m, &columns, missing);
+            self.combinations.push(Combination { present, missing, factors });
             self.combinations.len() - 1
-        });
-        &self.combinations[index]
-    }
-
-    fn reconstruct_slice(
-        &mut self,
-        present: &[(usize, &[u8])],
-        missing: &mut [(usize, &mut [u8])],
-        start: usize,
-        end: usize,
-    ) {
-        let (k, m) = (self.k, self.m);
-        let decoder = self.decoder.get_or_insert_with(|| {
-            ReedSolomonDecoder::new(k, m, end - start).expect("k and m were checked in new")
-        });
-        decoder.reset(k, m, end - start).expect("k, m and the length were checked");
-        for &(index, strip) in present {
-            let strip = &strip[start..end];
-            let added = if index < k {
-                decoder.add_original_shard(index, strip)
-            } else {
-                decoder.add_recovery_shard(index - k, strip)
-            };
-            added.expect("columns are distinct and of one length");
-        }
-        let restored = decoder.decode().expect("k strips are present");
-        let data = |index: usize| {
-            let given = present.iter().find(|&&(column, _)| column == index);
-            given.map(|(_, strip)| &strip[start..end]).or_else(|| restored.restored_original(index))
-        };
-        for (index, strip) in missing.iter_mut().filter(|(index, _)| *index < k) {
-            strip[start..end].copy_from_slice(data(*index).expect("the decoder restores all data strips"));
-        }
-        if missing.iter().any(|(index, _)| *index >= k) {
-            let all: Vec<&[u8]> = (0..k).map(|index| data(index).expect("as above")).collect();
-            let encoder = self.encoder.get_or_insert_with(|| {
-                ReedSolomonEncoder::new(k, m, end - start).expect("k and m were checked in new")
-            });
-            encode_slice(encoder, (k, m, end - start), all.into_iter(), |parity, bytes| {
-                for (index, strip) in missing.iter_mut().filter(|(index, _)| *index == k + parity) {
-                    debug_assert_eq!(*index, k + parity);
-                    strip[start..end].copy_from_slice(bytes);
-                }
-            });
-        }
+        })
     }
 
     fn encode_slice<'a>(
@@ -232,33 +172,56 @@ fn encode_slice<'a>(
     }
 }
 
-/// The products of all bytes with a factor, from those of the 16 bits of a symbol: the code is linear.
-fn products_of(images: &[u8; UNIT_LEN]) -> [[u16; 256]; 2] {
-    let image = |bit: usize| u16::from_le_bytes([images[bit], images[UNIT_LEN / 2 + bit]]);
-    [0, 8].map(|first| {
-        let mut products = [0; 256];
-        for byte in 1..256_usize {
-            let lowest = byte.trailing_zeros() as usize;
-            products[byte] = products[byte & (byte - 1)] ^ image(first + lowest);
+/// The logarithms of the factors with which k columns, in rising order, make up column `missing`. In column c of those that
+/// are decoded for it, the symbols of unit c are 1 and all others 0, so that unit c of the result holds c's factor.
+fn factors(k: usize, m: usize, columns: &[usize], missing: usize) -> Vec<GfElement> {
+    let len = k * UNIT_LEN;
+    let mut decoder = ReedSolomonDecoder::new(k, m, len).expect("k and m were checked in new");
+    let ones: Vec<Vec<u8>> = (0..k)
+        .map(|unit| {
+            let mut strip = vec![0; len];
+            strip[unit * UNIT_LEN..][..UNIT_LEN / 2].fill(1);
+            strip
+        })
+        .collect();
+    for (&column, strip) in columns.iter().zip(&ones) {
+        let added = match column.checked_sub(k) {
+            None => decoder.add_original_shard(column, strip),
+            Some(parity) => decoder.add_recovery_shard(parity, strip),
+        };
+        added.expect("columns are distinct and of one length");
+    }
+    let restored = decoder.decode().expect("k strips are present");
+    let data = |column: usize| {
+        let given = columns.iter().position(|present| *present == column);
+        let strip = given.map(|index| &ones[index][..]).or_else(|| restored.restored_original(column));
+        strip.expect("the decoder restores all data strips").to_vec()
+    };
+    let result = match missing.checked_sub(k) {
+        None => data(missing),
+        Some(parity) => {
+            let all: Vec<Vec<u8>> = (0..k).map(data).collect();
+            reed_solomon_simd::encode(k, m, &all).expect("k strips of one length").swap_remove(parity)
         }
-        products
-    })
+    };
+    let logarithms = &tables::get_exp_log().log;
+    let symbol = |unit: &[u8; UNIT_LEN]| u16::from_le_bytes([unit[0], unit[UNIT_LEN / 2]]);
+    result.as_chunks().0.iter().map(|unit| logarithms[usize::from(symbol(unit))]).collect()
 }
 
-impl Combination {
-    fn apply(&self, sources: &[(usize, &[u8])], into: &mut [u8]) {
-        for (unit, into) in into.as_chunks_mut::<UNIT_LEN>().0.iter_mut().enumerate() {
-            let mut sums = [0_u16; UNIT_LEN / 2];
-            for ((_, strip), [low, high]) in sources.iter().zip(&self.products) {
-                let (lows, highs) = strip.as_chunks::<UNIT_LEN>().0[unit].split_at(UNIT_LEN / 2);
-                for (sum, (a, b)) in sums.iter_mut().zip(lows.iter().zip(highs)) {
-                    *sum ^= low[usize::from(*a)] ^ high[usize::from(*b)];
-                }
-            }
-            let (lows, highs) = into.split_at_mut(UNIT_LEN / 2);
-            for (sum, (a, b)) in sums.iter().zip(lows.iter_mut().zip(highs)) {
-                [*a, *b] = sum.to_le_bytes();
-            }
+/// `into` = the sum of `sources`, each times its factor.
+fn add_products(engine: &DefaultEngine, sources: &[(usize, &[u8])], factors: &[GfElement], into: &mut [u8]) {
+    let mut products = [[0; UNIT_LEN]; PRODUCT_UNITS];
+    let (first, others) = sources.split_first().expect("k is at least 1");
+    for (slice, into) in into.as_chunks_mut::<UNIT_LEN>().0.chunks_mut(PRODUCT_UNITS).enumerate() {
+        let (start, count) = (slice * PRODUCT_UNITS, into.len());
+        into.copy_from_slice(&first.1.as_chunks().0[start..start + count]);
+        engine.mul(into, factors[0]);
+        for ((_, strip), factor) in others.iter().zip(&factors[1..]) {
+            let products = &mut products[..count];
+            products.copy_from_slice(&strip.as_chunks().0[start..start + count]);
+            engine.mul(products, *factor);
+            xor_into(into.as_flattened_mut(), products.as_flattened());
         }
     }
 }
@@ -370,9 +333,8 @@ mod tests {
     }
 
     #[test]
-    fn long_strips_decode_in_slices() {
-        let len = COMBINED_LEN_MAX / 2 + 3 * 4096;
-        assert!(len > DECODE_SLICE_LEN);
+    fn long_strips_are_restored_in_slices() {
+        let len = 5 * PRODUCT_UNITS * UNIT_LEN + 4096;
         let mut whole = stripe(2, 2, len);
         let mut codec = Codec::new(2, 2);
         codec.encode(&mut whole, 0, len);
