@@ -139,9 +139,8 @@ FAULTS = {
 }
 
 
-# What is much like another one waits for a long run; so does what one in four runs fails for a known reason (docs/SEMANTICS.md,
-# "What is not promised yet": ext4 lets a core wait).
-RARE = {"shut down", "failing writes", "failing flushes", "stuck"} if SECS < 60 else set()
+# What is much like another one waits for a long run.
+RARE = {"shut down", "failing writes", "failing flushes"} if SECS < 60 else set()
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in RARE])

@@ -2,6 +2,9 @@
 //!
 //! Descriptors sit in the ring's table of registered files where it has room, which spares the kernel a lookup per
 //! operation. Transfers are continued until they are complete, because the kernel may stop short whenever it likes.
+//!
+//! Nothing that waits for a device may wait in this thread: a disk that does not answer would hold the core. The ring asks
+//! the kernel not to wait, but not every file system listens (docs/decisions/0019), and there writes go to its workers.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -12,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use io_uring::{IoUring, opcode, squeue, types};
+use rustix::fs::{Dir, FileType};
 
 use super::RingCore;
 use super::driver::Driver;
@@ -119,6 +123,8 @@ pub(crate) struct RingDisk {
 pub(crate) struct RingFile {
     driver: Rc<Driver>,
     handle: Rc<FileHandle>,
+    /// Of every write's entry.
+    write_entry: squeue::Flags,
 }
 
 impl RingDisk {
@@ -139,10 +145,16 @@ impl RingDisk {
 
     pub(crate) fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&*self.path)? {
+        let directory = open_quietly(OpenOptions::new().read(true), libc::O_DIRECTORY, &self.path)?;
+        for entry in Dir::read_from(directory)? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
-                names.push(entry.file_name().to_string_lossy().into_owned());
+            let name = entry.file_name().to_string_lossy();
+            let is_file = match entry.file_type() {
+                FileType::Unknown => std::fs::symlink_metadata(self.path.join(&*name))?.is_file(),
+                known => known.is_file(),
+            };
+            if is_file {
+                names.push(name.into_owned());
             }
         }
         names.sort_unstable();
@@ -163,7 +175,7 @@ impl RingDisk {
 
     fn open_with(&self, options: &mut OpenOptions, name: &str) -> io::Result<RingFile> {
         let path = self.path_of(name)?;
-        let file = options.custom_flags(libc::O_DIRECT).open(&path).map_err(|error| {
+        let file = open_quietly(options, libc::O_DIRECT, &path).map_err(|error| {
             if error.raw_os_error() != Some(libc::EINVAL) {
                 return error;
             }
@@ -173,8 +185,12 @@ impl RingDisk {
             );
             io::Error::new(io::ErrorKind::InvalidInput, message)
         })?;
+        let write_entry = match submitting_may_wait(&file)? {
+            true => squeue::Flags::ASYNC,
+            false => squeue::Flags::empty(),
+        };
         let handle = Rc::new(FileHandle::new(&self.driver, Rc::new(file)));
-        Ok(RingFile { driver: Rc::clone(&self.driver), handle })
+        Ok(RingFile { driver: Rc::clone(&self.driver), handle, write_entry })
     }
 
     pub(crate) fn remove_file(&self, name: &str) -> io::Result<()> {
@@ -288,6 +304,7 @@ impl RingFile {
                 }
                 None => opcode::Write::new(file, start, len).offset(at).rw_flags(flags).build(),
             });
+            let entry = entry.flags(self.write_entry);
             let keep = Keep::Write { data, _file: Rc::clone(&self.handle) };
             // SAFETY: `start..start + len` is the slice that `keep` holds.
             let (completion, keep) = unsafe { self.driver.submit(entry, keep) }.await;
@@ -324,6 +341,7 @@ impl RingFile {
                 .offset(at)
                 .rw_flags(flags)
                 .build());
+            let entry = entry.flags(self.write_entry);
             let keep = Keep::WriteVectored { write, _file: Rc::clone(&self.handle) };
             // SAFETY: table and slices live in the box that `keep` holds, and nobody changes them meanwhile.
             let (completion, keep) = unsafe { self.driver.submit(entry, keep) }.await;
@@ -378,6 +396,27 @@ async fn sync(driver: &Rc<Driver>, handle: &Rc<FileHandle>, flags: types::FsyncF
             return completion.into_result().map(drop);
         }
     }
+}
+
+/// Opens what lies at `path` so that reading it writes nothing: a new access time goes to the journal, and waits for it.
+fn open_quietly(options: &mut OpenOptions, flags: i32, path: &Path) -> io::Result<File> {
+    match options.custom_flags(flags | libc::O_NOATIME).open(path) {
+        // It is another user's, who alone may ask for that.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => options.custom_flags(flags).open(path),
+        opened => opened,
+    }
+}
+
+/// Whether a write to `file` may wait inside the kernel for the device, even where it is asked not to. XFS does as it is
+/// asked. ext4 sets the file's time first, and that waits while a journal commit holds the inode's block.
+fn submitting_may_wait(file: &File) -> io::Result<bool> {
+    // SAFETY: all-zero is a valid statfs.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `stat` lives through the call.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(stat.f_type != libc::XFS_SUPER_MAGIC)
 }
 
 fn write_flags(mode: WriteMode) -> i32 {

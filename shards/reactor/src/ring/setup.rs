@@ -14,6 +14,11 @@ const KERNEL_MIN: &str = "6.1";
 /// Completion queue entries per submission queue entry: multishot receives and accepts complete without submitting.
 const COMPLETIONS_PER_ENTRY: u32 = 4;
 
+/// Kernel threads of one core that wait for disks, at most. A write or flush of a disk that does not answer holds one until it
+/// does, and by default there are four per CPU: one stuck disk would stop the writes of all others. There must be more of them
+/// than operations begin before such a disk is given up; the kernel starts one only when all there are wait.
+const WORKER_COUNT_MAX: u32 = 1024;
+
 pub(super) fn ring(entries: u32) -> Result<IoUring, SetupError> {
     let mut builder = IoUring::builder();
     builder
@@ -37,6 +42,8 @@ pub(super) fn ring(entries: u32) -> Result<IoUring, SetupError> {
         }
     }
     check_operations(&ring)?;
+    // Zero leaves the other kind, of sockets and the like, as it is.
+    ring.submitter().register_iowq_max_workers(&mut [WORKER_COUNT_MAX, 0]).map_err(SetupError::Other)?;
     Ok(ring)
 }
 
