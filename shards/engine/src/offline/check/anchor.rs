@@ -10,7 +10,7 @@ use crate::deployment::{SUPERBLOCK_FILE, shard_file};
 use crate::extent::{DiskIndex, ExtentClass, ExtentId, Placement};
 use crate::format::frame::FrameError;
 use crate::format::root::{ROOT_COPY_LEN, Root};
-use crate::format::superblock::{SUPERBLOCK_COPY_LEN, Superblock};
+use crate::format::superblock::{SUPERBLOCK_COPY_LEN, State, Superblock};
 use crate::offline::media::Defect;
 use crate::offline::set::OfflineSet;
 use crate::offline::shard::{
@@ -55,6 +55,14 @@ impl Checker<'_> {
             let Some(disk) = disk.map(|disk| &set.disks[disk]) else { continue };
             for (copy, found) in (0..).zip(&disk.copies) {
                 let Err(defect) = found else { continue };
+                // Formatting was cut off before there was a second copy, whole. The next start writes it.
+                if disk.superblock().is_some_and(|own| own.state == State::Formatting) {
+                    let path = disk.path.display();
+                    self.report
+                        .notes
+                        .push(format!("{path}: formatting was cut off; a start goes on with it"));
+                    continue;
+                }
                 let place = self.place(index, SUPERBLOCK_FILE.to_owned(), copy * SUPERBLOCK_COPY_LEN as u64);
                 let right = right_superblock(set, index, disk.superblock(), copy);
                 let cure = Cure::Bytes(right.encode());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use basalt_engine::ObjectDraft;
 use basalt_engine::extent::members::MemberState;
 use basalt_engine::offline::OfflineError;
-use basalt_engine::offline::check::{Remedy, Report, Structure};
+use basalt_engine::offline::check::{Fault, Remedy, Report, Structure};
 use basalt_engine::offline::inspect::{Item, Place, What};
 use basalt_engine::value::{self, Body, Object};
 use basalt_reactor::sim::{Crash, Random};
@@ -72,6 +72,35 @@ fn whatever_a_crash_leaves_is_no_fault() {
         std::env::var_os("BASALT_SIM_SEED").is_some() || formatted > 0 && objects > 0,
         "{formatted} {unfinished} {objects}"
     );
+}
+
+#[test]
+fn formatting_that_is_cut_off_is_no_fault() {
+    let layout = Layout { shards: 1, sets: 2, ..Layout::of(2, 1, &mut Random::new(1)) };
+    let (mut unfinished, mut finished) = (0, false);
+    for events in (0..).step_by(3) {
+        let mut filled = Filled { world: layout.world(1, CAPACITY), shared: Shared::new(), layout };
+        let cores = filled.world.boot(1);
+        let work = async move { drop(Cluster::start(cores, layout).await) };
+        finished = filled.world.run_events(events, work).is_some();
+        let crash = if events % 2 == 0 { Crash::PowerCut } else { Crash::Kill };
+        filled.world.crash(crash);
+        filled.world.run_until_idle();
+        match filled.try_check(filled.paths(), false) {
+            Ok(report) => {
+                // What a power cut tore cannot be told from what is damaged; the other copy is whole.
+                let is_torn = |fault: &Fault| fault.reason.contains("checksum") && crash == Crash::PowerCut;
+                assert!(report.faults.iter().all(is_torn), "after {events} events: {:?}", report.faults);
+                unfinished += report.notes.iter().filter(|note| note.contains("formatting")).count();
+            }
+            Err(OfflineError::Formatting | OfflineError::NoSuperblock { .. }) => {}
+            Err(error) => panic!("after {events} events: {error}"),
+        }
+        if finished {
+            break;
+        }
+    }
+    assert!(finished && unfinished > 0);
 }
 
 /// Uploads that are open, completed and aborted, cut off anywhere: no byte is counted twice, none is forgotten.
