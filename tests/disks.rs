@@ -107,6 +107,7 @@ fn a_disk_is_listed_removed_returned_and_replaced() {
     let place = second.unwrap()["disk"].to_string();
     let (code, stdout, _) = tell(&dir, &server, &["list"]);
     assert!(code == Some(0) && stdout.contains("2 more disks may fail"), "{stdout}");
+    assert!(report["disks"].as_array().unwrap().iter().all(|disk| disk["group"] == "set 0"), "{report:#}");
 
     // Nobody without the root credentials changes anything; anybody on this machine may look.
     let endpoint = format!("http://{}", server.address);
@@ -128,6 +129,7 @@ fn a_disk_is_listed_removed_returned_and_replaced() {
     stop(server);
     let (code, stdout, stderr) = disk(&dir, &["list", "d{1...4}"]);
     assert!(code == Some(1) && stdout.contains("stays out until"), "{stdout}{stderr}");
+    assert!(stdout.contains("  set 0  out"), "{stdout}");
     let server = start(&dir, &["d{1...4}"]);
     assert!(server.banner.contains("DEGRADED"), "{}", server.banner);
     let client = Client::new(server.address);

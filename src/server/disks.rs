@@ -182,6 +182,7 @@ fn disk_json(disk: &DiskStatus) -> Value {
         "disk": disk.place,
         "path": disk.path.as_deref().map(shown),
         "uuid": hex::encode(disk.disk),
+        "group": disk.group,
         "state": state,
         "removed": disk.removed,
         "reason": disk.out.as_ref().or(disk.failing.as_ref()).map(|out| &out.reason),

@@ -70,6 +70,7 @@ async fn look(core: &Core, paths: Vec<PathBuf>) -> Result<Value, String> {
         .map(|(_, superblock, _)| (**superblock).clone())
         .max_by_key(|superblock| superblock.epoch);
     let Some(newest) = newest else { return Err("no disk has a superblock".to_owned()) };
+    let groups = newest.groups();
     let mut disks = Vec::new();
     for (place, member) in newest.members.iter().enumerate() {
         let found = members.iter().position(|(_, superblock, _)| superblock.disk == member.disk);
@@ -89,6 +90,7 @@ async fn look(core: &Core, paths: Vec<PathBuf>) -> Result<Value, String> {
             "disk": place,
             "path": path,
             "uuid": hex::encode(member.disk),
+            "group": groups.name(member.group),
             "state": state,
             "removed": member.removed,
             "capacity_bytes": space.as_ref().map(|space| space.total),
@@ -103,7 +105,7 @@ async fn look(core: &Core, paths: Vec<PathBuf>) -> Result<Value, String> {
 
 /// For people.
 fn table(report: &Value) -> String {
-    const HEAD: [&str; 7] = ["disk", "state", "free", "size", "read", "errors", "path"];
+    const HEAD: [&str; 8] = ["disk", "group", "state", "free", "size", "read", "errors", "path"];
     let mut rows = vec![HEAD.map(str::to_owned)];
     let mut notes = String::new();
     for disk in report["disks"].as_array().into_iter().flatten() {
@@ -111,6 +113,7 @@ fn table(report: &Value) -> String {
         let errors = disk["read_errors"].as_u64().zip(disk["damaged_blocks"].as_u64());
         rows.push([
             disk["disk"].to_string(),
+            disk["group"].as_str().unwrap_or("-").to_owned(),
             disk["state"].as_str().unwrap_or("-").to_owned(),
             size("available_bytes"),
             size("capacity_bytes"),
@@ -211,7 +214,7 @@ mod tests {
         let report = json!({
             "epoch": 9, "failures_tolerated": 1, "spares": ["/mnt/e"],
             "disks": [
-                { "disk": 0, "state": "in sync", "path": "/mnt/a", "available_bytes": 1536, "capacity_bytes": 4096,
+                { "disk": 0, "group": "set 0", "state": "in sync", "path": "/mnt/a", "available_bytes": 1536, "capacity_bytes": 4096,
                   "read_microseconds": 85, "read_errors": 1, "damaged_blocks": 2, "removed": false },
                 { "disk": 1, "state": "out", "path": null, "reason": "no answer for 10 s", "since_unix": 86_400, "removed": true },
                 { "disk": 2, "state": "behind", "path": "/mnt/c", "removed": false, "rebuild": {
@@ -220,7 +223,7 @@ mod tests {
         });
         let text = table(&report);
         for wanted in [
-            "0     in sync  1.5 KiB  4.0 KiB  85 µs  3       /mnt/a\n",
+            "0     set 0  in sync  1.5 KiB  4.0 KiB  85 µs  3       /mnt/a\n",
             "disk 1: out since 1970-01-02 00:00:00 UTC: no answer for 10 s\n",
             "disk 1: stays out until",
             "disk 2: 25.5 % rebuilt, 300 B of 400 B left, 2 B/s, 2 min to go\n",

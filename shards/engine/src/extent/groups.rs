@@ -63,6 +63,18 @@ impl Groups {
         self.all().filter(|&group| self.role(group) == GroupRole::Set)
     }
 
+    /// What people call a group: metadata, or a set by its number.
+    #[must_use]
+    pub fn name(&self, group: GroupIndex) -> String {
+        match self.role(group) {
+            GroupRole::Metadata => "metadata".to_owned(),
+            GroupRole::Set => {
+                let before = self.sets().filter(|&other| other < group).count();
+                format!("set {before}")
+            }
+        }
+    }
+
     #[must_use]
     pub fn of(&self, disk: DiskIndex) -> GroupIndex {
         self.of_disk[usize::from(disk.0)]
@@ -106,6 +118,14 @@ impl Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sets_are_numbered_and_metadata_is_called_so() {
+        let roles = vec![GroupRole::Metadata, GroupRole::Set, GroupRole::Set];
+        let groups = Groups::new(1, roles, (0..3).map(GroupIndex).collect());
+        let names: Vec<String> = groups.all().map(|group| groups.name(group)).collect();
+        assert_eq!(names, ["metadata", "set 0", "set 1"]);
+    }
 
     const IN: MemberState = MemberState::InSync;
     const OUT: MemberState = MemberState::Out;

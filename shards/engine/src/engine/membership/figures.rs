@@ -42,6 +42,8 @@ pub struct DiskStatus {
     /// Where it is, or was last.
     pub path: Option<PathBuf>,
     pub disk: [u8; 16],
+    /// The name of the group that it stands in for the others of.
+    pub group: String,
     pub state: MemberState,
     /// An operator took it out.
     pub removed: bool,
@@ -225,6 +227,7 @@ impl Engine {
         let membership = self.membership();
         let now = self.inner.core.now();
         let states = self.inner.members.states();
+        let groups = self.inner.members.groups();
         let config = membership.config.borrow();
         let paths = membership.paths.borrow();
         let status = |(place, figures): (usize, &DiskFigures)| {
@@ -236,6 +239,7 @@ impl Engine {
                 place,
                 path: paths[place].clone(),
                 disk: member.disk,
+                group: groups.name(member.group),
                 state,
                 removed: member.removed,
                 out: membership.absences.borrow().get(&place).cloned(),
