@@ -8,6 +8,7 @@ mod body;
 mod buckets;
 mod damage;
 mod files;
+mod lessor;
 mod membership;
 pub mod objects;
 mod reading;
@@ -28,6 +29,7 @@ use basalt_reactor::{Core, CoreId};
 pub use self::body::{BodyReader, ObjectReader};
 use self::damage::{Reports, note_damage};
 use self::files::{open_disks, open_files};
+use self::lessor::MeshLessor;
 use self::membership::Membership;
 pub use self::membership::{
     Absence, DiskFigures, DiskOrder, DiskReport, DiskStatus, OrderError, RebuildStatus,
@@ -35,7 +37,7 @@ pub use self::membership::{
 pub use self::write::{BodyWriter, WrittenBody};
 use crate::body::budget::{BudgetUse, Permit};
 use crate::body::directory::Origin;
-use crate::body::{Bodies, BodyCore, BodyError, Damage, Lease, Lessor, OnDamage};
+use crate::body::{Bodies, BodyCore, Damage, OnDamage};
 use crate::buckets::Buckets;
 use crate::deployment::Deployment;
 use crate::error::EngineError;
@@ -637,65 +639,4 @@ impl Engine {
 /// The core that runs a shard: shards are dealt to the cores in turn, whatever their numbers are.
 fn owner_of(shard: u16, core_count: u16) -> CoreId {
     CoreId(shard % core_count)
-}
-
-/// The owning shard as a writer on this core sees it.
-struct MeshLessor {
-    core: Core,
-    port: Port<Request, Reply>,
-    owner: CoreId,
-    shard: u16,
-}
-
-impl Lessor for MeshLessor {
-    fn lease(&self, blocks_min: u32, blocks_max: u32) -> crate::body::LeaseFuture {
-        let (port, owner, shard) = (self.port.clone(), self.owner, self.shard);
-        // A task of its own, so that a lease which arrives after its writer is gone finds its way back.
-        let task = self.core.spawn(async move {
-            let ask = Ask::Lease { blocks_min, blocks_max };
-            let reply = port.call(owner, Request::Shard { shard, ask }).await;
-            match reply {
-                Ok(Reply::Lease(Ok(grant))) => Ok(GrantGuard { port, owner, shard, grant: Some(grant) }),
-                Ok(Reply::Lease(Err(EngineError::NoSpace))) => Err(BodyError::NoSpace),
-                _ => Err(BodyError::Closed),
-            }
-        });
-        Box::pin(async move {
-            let guard = task.await.unwrap_or(Err(BodyError::Closed))?;
-            let grant = guard.keep();
-            Ok(Lease {
-                id: grant.id,
-                placement: Rc::new(grant.placement),
-                block: grant.block,
-                blocks: grant.blocks,
-            })
-        })
-    }
-
-    fn release(&self, lease: u64) {
-        self.port.notify(self.owner, Request::Shard { shard: self.shard, ask: Ask::EndLease(lease) });
-    }
-}
-
-/// A lease that nobody has taken over yet; dropped, it goes back.
-struct GrantGuard {
-    port: Port<Request, Reply>,
-    owner: CoreId,
-    shard: u16,
-    grant: Option<crate::shard::leases::LeaseGrant>,
-}
-
-impl GrantGuard {
-    fn keep(mut self) -> crate::shard::leases::LeaseGrant {
-        self.grant.take().expect("it is taken once")
-    }
-}
-
-impl Drop for GrantGuard {
-    fn drop(&mut self) {
-        if let Some(grant) = &self.grant {
-            let ask = Ask::EndLease(grant.id);
-            self.port.notify(self.owner, Request::Shard { shard: self.shard, ask });
-        }
-    }
 }
