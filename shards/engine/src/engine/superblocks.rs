@@ -45,7 +45,9 @@ impl Engine {
         let disk = DiskIndex(u8::try_from(place).expect("a set has at most 20 disks"));
         let failed = {
             let _turn = self.membership().turn.lock(EPOCH_TURN).await;
-            if self.inner.members.state(disk) == MemberState::Out {
+            // While an epoch is begun that did not come about, nobody knows what should be there: its superblocks may say of the
+            // disk that others go on without it, and those others may be gone. The epoch that follows writes them all.
+            if self.inner.members.state(disk) == MemberState::Out || self.has_unsettled_epoch() {
                 return false;
             }
             self.rewrite_copies(place, &file).await

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use basalt_engine::deployment::MissingDisks;
-use basalt_engine::{Engine, EngineError};
+use basalt_engine::{Engine, EngineError, EngineOptions};
 use basalt_reactor::sim::{Crash, DiskHandle, Random, World};
 
 use crate::client::{BUCKET, Client, Outcome, Shared, check, drain, draw_content, run_client};
@@ -266,6 +266,50 @@ pub(crate) fn too_many_stuck(seed: u64) -> Outcome {
     });
     scene.world.crash(Crash::PowerCut);
     scene.all_is_back()
+}
+
+/// One of a mirror does not answer for a while, and the other dies before it has the epoch without the first. The first holds all that
+/// was acknowledged, and a start with it alone finds that: scrub of superblocks has not written on it what never came about.
+pub(crate) fn last_one_left(seed: u64) -> Outcome {
+    let mut scene = Scene::draw(seed ^ 0x1a57);
+    scene.layout = Layout::of(1, 1, &mut scene.random);
+    scene.world = scene.layout.world(seed, CAPACITY);
+    let names = scene.layout.disk_names();
+    scene.disks = names.iter().map(|name| scene.world.disk(name)).collect();
+    let patience = scene.patience();
+    let cores = scene.world.boot(1 + scene.random.below(2) as u16);
+    let (state, disks, layout) = (Rc::clone(&scene.shared), Rc::clone(&scene.disks), scene.layout);
+    let mut own = scene.random.fork();
+    scene.world.run(async move {
+        let cluster = Cluster::start(cores, layout).await;
+        let engine = cluster.any(&mut own);
+        let core = engine.core().clone();
+        run_client(engine.clone(), Rc::clone(&state), own.fork(), 40).await;
+        cluster.engines.iter().for_each(|engine| engine.start_scrub(Duration::from_secs(2)));
+        state.faulty.set(true);
+        state.admitted.set(true);
+        disks[0].set_stuck(true);
+        let client = core.spawn(insist(engine.clone(), Rc::clone(&state), own.fork(), patience));
+        // A write waits for the first by now. What fails next is the superblock without it.
+        core.sleep(Duration::from_millis(1000 + own.below(8500))).await;
+        Leaving::WritesFail.happen(&disks[1]);
+        client.await.expect("nobody cancels it");
+        core.sleep(Duration::from_secs(30)).await;
+        disks[0].set_stuck(false);
+        Leaving::Pulled.happen(&disks[1]);
+        core.sleep(Duration::from_secs(30)).await;
+    });
+    scene.world.crash(Crash::Kill);
+    scene.world.run_until_idle();
+    scene.shared.faulty.set(false);
+    scene.shared.admitted.set(false);
+    let cores = scene.world.boot(1 + scene.random.below(2) as u16);
+    let (state, mut own) = (Rc::clone(&scene.shared), scene.random.fork());
+    scene.world.run(async move {
+        let cluster = Cluster::start_lost(cores, &names[..1], layout, EngineOptions::default()).await;
+        check(&cluster, &state, &mut own).await;
+    });
+    scene.shared.outcome.borrow().clone()
 }
 
 /// The process ends at any moment, too many disks are missing at the next start, and it is for reading alone; then all are back.

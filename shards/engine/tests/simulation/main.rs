@@ -150,6 +150,12 @@ fn more_than_m_disks_leave_and_nothing_is_made_worse() {
 }
 
 #[test]
+fn what_never_came_about_is_not_written_on_the_last_disk() {
+    let total = run_all(12, lost::last_one_left);
+    must_reach(total.acknowledged > 0 && total.verified > 0, &total);
+}
+
+#[test]
 fn writes_go_on_when_too_many_stuck_disks_answer_again() {
     let total = run_all(6, lost::too_many_stuck);
     must_reach(total.acknowledged > 0 && total.failed > 0 && total.verified > 0, &total);

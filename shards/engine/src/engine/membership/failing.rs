@@ -184,6 +184,11 @@ impl Engine {
         in_time(&self.inner.core, flush).await.is_ok()
     }
 
+    /// Whether an epoch was begun that did not come about, and none since that did.
+    pub(in super::super) fn has_unsettled_epoch(&self) -> bool {
+        !self.membership().unestablished.borrow().is_empty()
+    }
+
     /// Once no member fails any more, an epoch that all of them have follows those that did not come about.
     pub(super) async fn settle_epochs(&self) {
         let membership = self.membership();
