@@ -598,10 +598,21 @@ impl Engine {
             ask.leases().into_iter().for_each(|lease| self.tell(shard, Ask::EndLease(lease)));
             return Err(refused);
         }
-        let owner = self.access(shard).owner;
-        let asked = self.inner.port.call(owner, Request::Shard { shard, ask });
-        let asked = async { asked.await.map_err(|_| EngineError::Closed) };
-        match if is_write { self.inner.members.unless_lost(asked).await } else { asked.await }? {
+        let (owner, port) = (self.access(shard).owner, self.inner.port.clone());
+        let asked = async move {
+            let asked = port.call(owner, Request::Shard { shard, ask }).await;
+            asked.map_err(|_| EngineError::Closed)
+        };
+        let reply = match is_write {
+            // A task, so that it is sent whether or not anybody still waits: it may carry leases, which would be lost with it.
+            true => {
+                let task = self.inner.core.spawn(asked);
+                let sent = async { task.await.unwrap_or(Err(EngineError::Closed)) };
+                self.inner.members.unless_lost(sent).await
+            }
+            false => asked.await,
+        };
+        match reply? {
             Reply::Refused(error) => Err(error),
             reply => Ok(reply),
         }
@@ -616,17 +627,6 @@ impl Engine {
         }
         let task = self.inner.core.spawn(async move { shard.serve(ask).await });
         members.unless_lost(async { task.await.ok_or(EngineError::Closed) }).await
-    }
-
-    /// As [`Engine::ask`], and the request reaches the shard also when the caller goes away before it is sent: for what
-    /// carries leases, which would be lost with it.
-    async fn ask_surely(&self, shard: u16, ask: Ask) -> Result<Reply, EngineError> {
-        if self.own_shard(shard).is_some() {
-            return self.ask(shard, ask).await;
-        }
-        let engine = self.clone();
-        let task = self.inner.core.spawn(async move { engine.ask(shard, ask).await });
-        task.await.unwrap_or(Err(EngineError::Closed))
     }
 
     /// Tells a shard without waiting; for what must also work while something is dropped.

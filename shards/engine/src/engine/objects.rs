@@ -67,12 +67,7 @@ impl Engine {
             extensions: draft.extensions,
         };
         let put = PutObject { bucket, name: name.to_vec(), guard, object, payload, leases };
-        let reply = if put.leases.is_empty() {
-            self.ask(shard, Ask::Put(Box::new(put))).await?
-        } else {
-            self.ask_surely(shard, Ask::Put(Box::new(put))).await?
-        };
-        match reply {
+        match self.ask(shard, Ask::Put(Box::new(put))).await? {
             Reply::Put(result) => result,
             _ => Err(EngineError::Closed),
         }

@@ -82,7 +82,7 @@ impl Engine {
         };
         let leases = lease_uses(leases);
         let put = PutPart { bucket, name: name.to_vec(), upload, number, part, leases };
-        match self.ask_surely(shard, Ask::PutPart(Box::new(put))).await? {
+        match self.ask(shard, Ask::PutPart(Box::new(put))).await? {
             Reply::Put(result) => result,
             _ => Err(EngineError::Closed),
         }
@@ -225,7 +225,7 @@ impl Engine {
             blobs: assembled.blobs,
             leases: assembled.leases.map(lease_uses).unwrap_or_default(),
         };
-        match self.ask_surely(shard, Ask::CompleteUpload(Box::new(complete))).await? {
+        match self.ask(shard, Ask::CompleteUpload(Box::new(complete))).await? {
             Reply::Completed(result) => result,
             _ => Err(EngineError::Closed),
         }
