@@ -7,7 +7,7 @@
 //! restart.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,6 +30,9 @@ const GAP_COUNT_MAX: usize = 1 << 16;
 const UNIT_COUNT: usize = 4096;
 const REST: Duration = Duration::from_millis(5);
 
+/// Entries decoded before others have a turn: a value may be long.
+const YIELD_COUNT: usize = 64;
+
 /// Values that name something in a gap's extent, taken along before they are looked at.
 const HELD_COUNT_MAX: usize = 32;
 
@@ -37,6 +40,8 @@ const HELD_COUNT_MAX: usize = 32;
 #[derive(Default)]
 pub(in crate::shard) struct Gaps {
     by_extent: RefCell<BTreeMap<ExtentId, Vec<Range<u32>>>>,
+    /// Places of chunks that were looked at since. Many objects may lie in one pack, which is not looked at for each of them.
+    seen: RefCell<BTreeSet<(u64, u64)>>,
 }
 
 impl Gaps {
@@ -60,6 +65,11 @@ impl Gaps {
         let by_extent = self.by_extent.borrow();
         let gaps = by_extent.get(&ExtentId(extent)).into_iter().flatten();
         gaps.into_iter().any(|gap| (u64::from(gap.start)..u64::from(gap.end)).contains(&block))
+    }
+
+    fn forget(&self) {
+        self.by_extent.borrow_mut().clear();
+        self.seen.borrow_mut().clear();
     }
 
     fn touch(&self, footprint: &[Footprint]) -> bool {
@@ -101,14 +111,14 @@ impl Shard {
         if let Err(error) = self.look_into_gaps(bodies).await {
             tracing::warn!(shard = self.id, %error, "what no directory chunk describes is not all looked for");
         }
-        self.scrub.gaps.by_extent.borrow_mut().clear();
+        self.scrub.gaps.forget();
     }
 
     async fn look_into_gaps(self: &Rc<Self>, bodies: &Rc<Bodies>) -> Result<(), EngineError> {
         let mut from = vec![Family::Object as u8];
         let end = [Family::Part as u8 + 1];
         while self.check_healthy().is_ok() {
-            let (mut held, mut last) = (Vec::new(), None);
+            let (mut held, mut last, mut taken) = (Vec::new(), None, 0_usize);
             let mut cursor = self.index.cursor(&from, Some(&end));
             for _ in 0..UNIT_COUNT {
                 let Some((key, value)) = cursor.next().await? else {
@@ -116,6 +126,10 @@ impl Shard {
                     break;
                 };
                 last = Some(key.to_vec());
+                taken += 1;
+                if taken % YIELD_COUNT == 0 {
+                    self.core.yield_now().await;
+                }
                 if self.scrub.gaps.touch(&footprint_of(value)) {
                     held.push((key.to_vec(), value.to_vec()));
                 }
@@ -152,7 +166,10 @@ impl Shard {
                 for segment in &striped.segments {
                     let crc_end = crc + shape.crc_count(segment.len) as usize;
                     let chunk = u64::from(segment.block) + shape.column_len(segment.len) / BLOCK_LEN as u64;
-                    if self.scrub.gaps.contain(segment.extent, chunk) {
+                    let place = (segment.extent, chunk);
+                    if self.scrub.gaps.contain(segment.extent, chunk)
+                        && self.scrub.gaps.seen.borrow_mut().insert(place)
+                    {
                         let entry = DirectoryEntry {
                             block: segment.block,
                             len: segment.len,
@@ -194,9 +211,6 @@ impl Shard {
             return;
         }
         entry.owner = self.owner_to_tell(bodies, told, index, entry.content).await;
-        tracing::warn!(shard = self.id, extent = extent.0, block = segment.block, len = segment.len,
-            bucket = told.bucket, key = %told.name.escape_ascii(),
-            "a directory chunk is lost in every column, and made anew");
         let (bodies, place) = (Rc::clone(bodies), placement.clone());
         // A task of its own: see `mend_row`.
         let task = self.core.spawn(async move {
@@ -205,6 +219,9 @@ impl Shard {
             mended
         });
         let mended: Mended = task.await.unwrap_or_default();
+        tracing::warn!(shard = self.id, extent = extent.0, block = segment.block, len = segment.len,
+            bucket = told.bucket, key = %told.name.escape_ascii(), made_anew = !mended.repaired.is_empty(),
+            "a directory chunk is lost in every column");
         self.note_mended(&mended, placement);
     }
 
@@ -228,6 +245,10 @@ impl Shard {
             }
         }
         let drawn = bodies.owner(told.bucket, &told.name);
+        if own.part.is_some() && upload.is_none() {
+            // No part says whose it is. The others find it here; without it each would pass for a whole object.
+            upload = Some(bodies.owner(told.bucket, &told.name).body);
+        }
         Owner {
             body: own.uuid.unwrap_or(drawn.body),
             begun: told.modified,
