@@ -147,7 +147,7 @@ impl Work<'_> {
             Some(put) => self.places_of_parts(put).await,
             None => BTreeSet::new(),
         };
-        let mut settled = false;
+        let (mut settled, mut likely) = (false, None);
         let recorded = self.replayed.verdicts.get(name).map_or(0, |verdict| verdict.time);
         let spilled = self.moved_with_its_blob(name, bounds);
         for (begun, claim) in claims {
@@ -175,13 +175,16 @@ impl Work<'_> {
                     }),
                 };
                 match made.map(|made| vouched(made, spilled.as_ref())) {
-                    Ok((object, _)) if !may_be_live && of_record.is_none_or(|put| put.len != object.len) => {}
-                    Ok((object, how)) => {
-                        let key = key::object(name.0, &name.1, VersionOrder::NULL);
-                        self.index.put(&key, &value::encode(&object));
-                        self.how.insert(key, how);
+                    Ok((object, how)) if may_be_live || how == How::LastKnown => {
+                        self.give(name, &object, how);
                         settled = true;
                         continue;
+                    }
+                    // As long, but the record's ETag does not vouch for it: an older claim that it vouches for goes first.
+                    Ok((object, how)) => {
+                        if of_record.is_some_and(|put| put.len == object.len) && likely.is_none() {
+                            likely = Some((object, how));
+                        }
                     }
                     Err(refusal) => self.refuse(name, &claim, refusal),
                 }
@@ -194,10 +197,19 @@ impl Work<'_> {
                 self.keep_upload(name, upload, false).await?;
             }
         }
-        if !settled {
-            self.relocate(name, bounds).await;
+        if !settled
+            && !self.relocate(name, bounds).await
+            && let Some((object, how)) = likely
+        {
+            self.give(name, &object, how);
         }
         Ok(())
+    }
+
+    fn give(&mut self, name: &Name, object: &Object, how: How) {
+        let key = key::object(name.0, &name.1, VersionOrder::NULL);
+        self.index.put(&key, &value::encode(object));
+        self.how.insert(key, how);
     }
 
     /// Gives a name what its last record put, where that lies elsewhere by now: collection moved it, and the record of the move is
