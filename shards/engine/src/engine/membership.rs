@@ -352,6 +352,13 @@ impl Engine {
                 Err(error) => Err(error),
             };
             engine.membership().writing.borrow_mut().remove(&place);
+            // Nobody knows what that copy holds now. The next write goes there again, and the other one stays whole.
+            if written.is_err()
+                && let Some(sequence) = engine.membership().sequences.borrow_mut().get_mut(place)
+                && *sequence == superblock.sequence
+            {
+                *sequence -= 1;
+            }
             drop(changing);
             written
         };
