@@ -342,9 +342,19 @@ impl<'a> Opening<'a> {
         // Those in sync first: while one of them lacks the epoch, nobody needs it.
         let behind = places_of(&next.members, MemberState::Behind);
         for place in places(states, MemberState::InSync).into_iter().chain(behind) {
+            let was_formatted = self.was_formatted(place);
             self.write(place, &next).await.map_err(|error| (place, error))?;
+            if !was_formatted {
+                // Over the copy that says Formatting too: it would be the disk's word, were this one damaged.
+                self.write(place, &next).await.map_err(|error| (place, error))?;
+            }
         }
         Ok(next)
+    }
+
+    /// Whether the disk's formatting was not cut off.
+    fn was_formatted(&self, place: usize) -> bool {
+        self.present.get(&place).is_none_or(|disk| disk.superblock.state == State::Ready)
     }
 
     async fn write(&mut self, place: usize, config: &Superblock) -> io::Result<()> {
