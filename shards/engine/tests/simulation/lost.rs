@@ -129,6 +129,20 @@ async fn insist(engine: Engine, shared: Rc<Shared>, mut random: Random, patience
     }
 }
 
+/// Three clients that insist.
+fn set_to_work(
+    cluster: &Cluster,
+    shared: &Rc<Shared>,
+    random: &mut Random,
+    patience: Duration,
+) -> Vec<impl Future<Output = Option<()>> + use<>> {
+    let mut begin = || {
+        let engine = cluster.any(random);
+        engine.core().spawn(insist(engine.clone(), Rc::clone(shared), random.fork(), patience))
+    };
+    (0..3).map(|_| begin()).collect()
+}
+
 /// Reads every key and lists them, where errors are answers, and finds that nothing can be written.
 pub(crate) async fn read_all(cluster: &Cluster, shared: &Rc<Shared>, random: &mut Random) {
     for engine in &cluster.engines {
@@ -179,16 +193,7 @@ pub(crate) fn too_many_leave(seed: u64) -> Outcome {
         let core = cluster.engines[0].core().clone();
         state.faulty.set(true);
         state.admitted.set(true);
-        let mut running = Vec::new();
-        for _ in 0..3 {
-            let engine = cluster.any(&mut own);
-            running.push(engine.core().spawn(insist(
-                engine.clone(),
-                Rc::clone(&state),
-                own.fork(),
-                patience,
-            )));
-        }
+        let running = set_to_work(&cluster, &state, &mut own, patience);
         for (disk, leaving) in leavers {
             core.sleep(Duration::from_millis(own.below(apart + 1))).await;
             leaving.happen(&disks[disk]);
@@ -232,16 +237,7 @@ pub(crate) fn too_many_stuck(seed: u64) -> Outcome {
         state.faulty.set(true);
         state.admitted.set(true);
         gone.iter().for_each(|&disk| disks[disk].set_stuck(true));
-        let mut running = Vec::new();
-        for _ in 0..3 {
-            let engine = cluster.any(&mut own);
-            running.push(engine.core().spawn(insist(
-                engine.clone(),
-                Rc::clone(&state),
-                own.fork(),
-                patience,
-            )));
-        }
+        let running = set_to_work(&cluster, &state, &mut own, patience);
         for client in running {
             client.await.expect("nobody cancels a client");
         }
